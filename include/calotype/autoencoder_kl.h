@@ -1,0 +1,132 @@
+// The KL autoencoder of latent diffusion models (Rombach et al. 2022, arXiv:2112.10752): pictures
+// to latents and back.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "calotype/error.h"
+#include "calotype/export.h"
+#include "calotype/model_source.h"
+#include "calotype/tensor.h"
+
+namespace calotype {
+
+enum class Backend {
+  kCpu,        // float32, SIMD, all cores
+  kReference,  // float64 in plain loops: slow, the judge of the others
+};
+
+// Arithmetic of the CPU backend.
+enum class Precision {
+  kF32,   // float32, Winograd F(4x4, 3x3)
+  kFast,  // float32, Winograd F(6x6, 3x3): four times the error
+  kBF16,  // bf16 products, float32 sums, where the CPU has them
+};
+
+struct Progress {
+  double fraction = 0;     // of the job's arithmetic, 0 to 1, never falling
+  std::string_view layer;  // "decoder.up_blocks.1.resnets.0.conv1"
+};
+// Called from the thread that called encode or decode, several times a second. Return false to
+// cancel: the call then throws Error(kCancelled).
+using ProgressCallback = std::function<bool(const Progress&)>;
+
+// One layer as it ran, for `calotype bench --layers`.
+struct LayerReport {
+  std::string name;
+  std::string algorithm;  // "winograd F(4,3)", "direct", "attention", …
+  double seconds = 0;
+  double flop = 0;           // of the direct algorithm: 2 * multiply-adds
+  double flop_executed = 0;  // what the chosen algorithm computes
+  double bytes = 0;          // activations read and written once, weights read once
+};
+
+struct RunOptions {
+  Backend backend = Backend::kCpu;
+  Precision precision = Precision::kF32;
+  int threads = 0;     // 0: as many as the machine (or its cgroup and affinity mask) has
+  int64_t memory = 0;  // peak bytes of the job; 0: no bound
+  ProgressCallback progress;
+  std::vector<LayerReport>* layers = nullptr;  // filled when given
+};
+
+// What a job will take, known before it runs.
+struct Plan {
+  double flop = 0;                 // of the direct algorithm: 2 * multiply-adds
+  int64_t planned_peak_bytes = 0;  // activations, workspace, weights, input and output
+  Shape latents;                   // of the scaled latents, NHWC
+  Shape image;                     // NHWC
+};
+
+// The diagonal Gaussian that the encoder predicts, unscaled: [B, H/f, W/f, latent_channels] each.
+struct CALOTYPE_API Posterior {
+  Tensor mean;
+  Tensor logvar;  // clamped to [-30, 20]
+
+  Tensor mode() const { return mean.clone(); }
+  // mean + exp(logvar / 2) * noise. The noise depends on the seed, on the image's place in the
+  // batch (`first_image` + b) and on the element's index in NCHW order alone: the same on every
+  // machine.
+  Tensor sample(uint64_t seed, uint64_t first_image = 0) const;
+};
+
+// Immutable; may be used from several threads at once.
+class CALOTYPE_API AutoencoderKL {
+ public:
+  // See load_model for `name`. Throws Error(kNotFound, kInvalidData, kUnsupported).
+  static AutoencoderKL load(const std::string& name = "", const LoadOptions& options = {});
+  // Checks that the tensors are those of the config: wrong shapes, unknown tensors, incomplete
+  // halves are refused by name.
+  explicit AutoencoderKL(Model model);
+  ~AutoencoderKL();
+  AutoencoderKL(AutoencoderKL&&) noexcept;
+  AutoencoderKL& operator=(AutoencoderKL&&) noexcept;
+
+  const AutoencoderKLConfig& config() const;
+  const Model& model() const;
+  bool has_encoder() const;
+  bool has_decoder() const;
+  int64_t encoder_parameters() const;  // quant_conv included
+  int64_t decoder_parameters() const;  // post_quant_conv included
+
+  // Scaled latents [B, h, w, channels()] -> pictures [B, h*f, w*f, out_channels], in about [-1, 1],
+  // not clamped.
+  Tensor decode(const Tensor& latents, const RunOptions& options = {}) const;
+  // Raw z [B, h, w, latent_channels] -> pictures. FLUX.2: z is not patched, f is half of
+  // spatial_factor().
+  Tensor decode_z(const Tensor& z, const RunOptions& options = {}) const;
+
+  // Pictures [B, H, W, in_channels] in [-1, 1] -> the posterior of raw z. Throws
+  // Error(kInvalidArgument) unless H and W are multiples of the factor (pad_to_factor does it).
+  Posterior encode(const Tensor& image, const RunOptions& options = {}) const;
+
+  // Raw z <-> scaled latents, as the family defines them (scaling_factor, shift_factor,
+  // latents_mean/std; FLUX.2: 2x2 patches, batch norm).
+  Tensor scale(const Tensor& z) const;
+  Tensor unscale(const Tensor& latents) const;
+
+  // SHA-256 (hex) of what defines the latent space: channels, factor, patch, scaling, shift,
+  // mean/std, batch-norm statistics.
+  std::string latent_space_hash() const;
+
+  Plan plan_decode(int64_t batch, int64_t height, int64_t width,
+                   const RunOptions& options = {}) const;  // picture size
+  Plan plan_encode(int64_t batch, int64_t height, int64_t width,
+                   const RunOptions& options = {}) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Repeats the last row and column until both sides are multiples of `factor`. [B, H, W, C].
+CALOTYPE_API Tensor pad_to_factor(const Tensor& image, int64_t factor);
+// The top left H x W of each picture.
+CALOTYPE_API Tensor crop(const Tensor& image, int64_t height, int64_t width);
+
+}  // namespace calotype

@@ -1,0 +1,112 @@
+// The seam between the network and the machines: what a backend must be able to compute.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ops/graph.h"
+
+namespace calotype {
+
+// Statistics of one group of one picture: mean, and the sum of squared deviations from it. Merged
+// in float64 (Chan et al. 1979).
+struct GroupStats {
+  double count = 0, mean = 0, m2 = 0;
+
+  void merge(const GroupStats& other) {
+    if (other.count == 0) return;
+    const double total = count + other.count, delta = other.mean - mean;
+    mean += delta * other.count / total;
+    m2 += other.m2 + delta * delta * count * other.count / total;
+    count = total;
+  }
+};
+
+// Rows [first_row, first_row + rows) of every picture of a batch, NHWC, elements of the backend's
+// type. Row r of picture b starts at data + b * picture_stride + (r - first_row) * w * c (strides
+// in elements). A whole activation has first_row 0 and rows == h.
+struct Rows {
+  void* data = nullptr;
+  int64_t first_row = 0, rows = 0;
+  int64_t picture_stride = 0;
+  Extent extent;  // of the whole activation
+};
+
+struct ConstRows {
+  const void* data = nullptr;
+  int64_t first_row = 0, rows = 0;
+  int64_t picture_stride = 0;
+  Extent extent;
+
+  ConstRows() = default;
+  ConstRows(const Rows& r)  // NOLINT: a view of the same rows
+      : data(r.data),
+        first_row(r.first_row),
+        rows(r.rows),
+        picture_stride(r.picture_stride),
+        extent(r.extent) {}
+};
+
+// Statistics of an activation as its producer leaves them: one entry a band of rows, a picture and
+// a group, in that order, so that merging the bands in order gives the same whatever order they
+// were computed in.
+struct BandStats {
+  int64_t band_rows = 0;  // rows of a band; the last may be shorter
+  int64_t bands = 0, batch = 0, groups = 0;
+  std::vector<GroupStats> values;  // [bands][batch][groups]
+
+  GroupStats* at(int64_t band, int64_t picture) {
+    return values.data() + static_cast<size_t>((band * batch + picture) * groups);
+  }
+  // [batch][groups], bands merged in order.
+  std::vector<GroupStats> merged() const;
+};
+
+struct ConvCall {
+  const ConvNode* node = nullptr;
+  int64_t batch = 1;
+  ConstRows x;  // at least the rows that y's rows need, where the picture has them
+  std::span<const GroupStats> x_stats;  // [batch][groups] where node->norm
+  ConstRows residual;  // where node->residual: at least y's rows. May be the memory of y where
+                       // there is no shortcut
+  Rows y;  // first_row is a multiple of Ops::band_rows; rows too, but for the last rows of the
+           // picture
+  BandStats* y_stats = nullptr;  // the bands of y's rows are written, where somebody norms y
+};
+
+struct AttentionCall {
+  const AttentionNode* node = nullptr;
+  int64_t batch = 1;
+  ConstRows x;  // whole
+  std::span<const GroupStats> x_stats;
+  Rows y;  // whole; may be the memory of x
+  BandStats* y_stats = nullptr;
+};
+
+// Implementations split work over their own threads, call `tick` from the calling thread now and
+// then (it throws to cancel), and give the same bytes for any number of threads, any batch a
+// picture is in, and any split of y into calls.
+class Ops {
+ public:
+  using Tick = std::function<void(double fraction)>;  // of this call, 0 to 1
+
+  virtual ~Ops() = default;
+  virtual DType element() const = 0;  // of activations: F32 or F64
+  // Rows of y that one unit of work makes: the grid of `ConvCall::y` and of BandStats, anchored at
+  // the picture's top. Depends on the node's shape and the machine's instruction set alone.
+  virtual int64_t band_rows(const Graph& graph, const Node& node) const = 0;
+  // Bytes that a call allocates for itself (transformed weights, tiles of every thread).
+  virtual int64_t workspace_bytes(const Graph& graph, const Node& node, int64_t batch) const = 0;
+  virtual std::string algorithm(const Graph& graph, const Node& node) const = 0;
+  virtual double flop_executed(const Graph& graph, const Node& node) const = 0;
+
+  virtual void conv(const ConvCall& call, const Tick& tick) = 0;
+  virtual void attention(const AttentionCall& call, const Tick& tick) = 0;
+};
+
+}  // namespace calotype
