@@ -44,9 +44,10 @@ CALOTYPE_API LatentFile read_latents(const std::string& path, const AutoencoderK
 struct WriteLatentsOptions {
   DType dtype = DType::kF32;  // F32, F16, BF16 (npy: F32, F16)
   LatentLayout layout = LatentLayout::kNchw;
+  std::optional<LatentFormat> format;  // instead of what the suffix says
 };
 // Writes `file.latents` with its metadata; the file appears whole or not at all. "-" is standard
-// output (safetensors).
+// output (safetensors where no format is given).
 CALOTYPE_API void write_latents(const LatentFile& file, const std::string& path,
                                 const AutoencoderKLConfig& config,
                                 const WriteLatentsOptions& options = {});

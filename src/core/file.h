@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "calotype/interrupt.h"
+
 namespace calotype {
 
 // A read-only mapping of a regular file. The bytes are hostile; a file that shrinks while it is
@@ -57,9 +59,5 @@ class AtomicFile {
 
 void write_file(const std::string& path, std::span<const std::byte> bytes);
 void write_file(const std::string& path, std::string_view text);
-
-// Unlinks the temporaries of AtomicFiles that are open: async-signal-safe, for the handler of a
-// second interrupt.
-void remove_temporaries() noexcept;
 
 }  // namespace calotype
