@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "calotype/error.h"
@@ -123,6 +124,11 @@ class CALOTYPE_API AutoencoderKL {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Every tensor that a config's network has, by its diffusers name, with its shape.
+CALOTYPE_API std::vector<std::pair<std::string, Shape>> network_tensors(const AutoencoderKLConfig& config);
+// A model of seeded random weights, for tests and benchmarks: the time and the memory of a network do not depend on its weights.
+CALOTYPE_API Model random_model(const AutoencoderKLConfig& config, uint64_t seed, DType dtype = DType::kBF16);
 
 // Repeats the last row and column until both sides are multiples of `factor`. [B, H, W, C].
 CALOTYPE_API Tensor pad_to_factor(const Tensor& image, int64_t factor);

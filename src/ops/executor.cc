@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 
@@ -137,7 +138,7 @@ class Execution {
         }
       };
       tick(0);
-      std::visit([&](const auto& n) { run(n, tick); }, node);
+      run(node, tick);
       if (layers != nullptr) {
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
         layers->push_back(report(node, seconds.count()));
@@ -181,31 +182,31 @@ class Execution {
     return bands;
   }
 
-  void run(const ConvNode& node, const Ops::Tick& tick) {
-    BandStats bands = this->bands(Node(node));
-    ConvCall call;
-    call.node = &node;
-    call.batch = batch_;
-    call.x = const_rows(node.x);
-    if (node.norm) call.x_stats = stats(node.x);
-    if (node.residual) call.residual = const_rows(*node.residual);
-    call.y = rows(node.y);
-    if (bands.groups > 0) call.y_stats = &bands;
-    ops_.conv(call, tick);
-    if (bands.groups > 0) stats_[static_cast<size_t>(node.y.id)] = bands.merged();
-  }
-
-  void run(const AttentionNode& node, const Ops::Tick& tick) {
-    BandStats bands = this->bands(Node(node));
-    AttentionCall call;
-    call.node = &node;
-    call.batch = batch_;
-    call.x = const_rows(node.x);
-    call.x_stats = stats(node.x);
-    call.y = rows(node.y);
-    if (bands.groups > 0) call.y_stats = &bands;
-    ops_.attention(call, tick);
-    if (bands.groups > 0) stats_[static_cast<size_t>(node.y.id)] = bands.merged();
+  void run(const Node& node, const Ops::Tick& tick) {
+    BandStats bands = this->bands(node);
+    BandStats* y_stats = bands.groups > 0 ? &bands : nullptr;
+    if (const ConvNode* conv = as_conv(node)) {
+      ConvCall call;
+      call.node = conv;
+      call.batch = batch_;
+      call.x = const_rows(conv->x);
+      if (conv->norm) call.x_stats = stats(conv->x);
+      if (conv->residual) call.residual = const_rows(*conv->residual);
+      call.y = rows(conv->y);
+      call.y_stats = y_stats;
+      ops_.conv(call, tick);
+    } else {
+      const auto& attention = std::get<AttentionNode>(node);
+      AttentionCall call;
+      call.node = &attention;
+      call.batch = batch_;
+      call.x = const_rows(attention.x);
+      call.x_stats = stats(attention.x);
+      call.y = rows(attention.y);
+      call.y_stats = y_stats;
+      ops_.attention(call, tick);
+    }
+    if (y_stats != nullptr) stats_[static_cast<size_t>(output_of(node).id)] = bands.merged();
   }
 
   LayerReport report(const Node& node, double seconds) const {

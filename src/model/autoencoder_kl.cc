@@ -1,0 +1,308 @@
+#include "calotype/autoencoder_kl.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "core/cat.h"
+#include "core/checked.h"
+#include "cpu/cpu_ops.h"
+#include "model/decoder.h"
+#include "model/encoder.h"
+#include "model/latent_space.h"
+#include "model/tensor_source.h"
+#include "ops/executor.h"
+#include "reference/reference_ops.h"
+
+namespace calotype {
+namespace {
+
+bool has_prefix(const Model& model, const std::string& prefix) {
+  const auto found = model.tensors.lower_bound(prefix);
+  return found != model.tensors.end() && found->first.starts_with(prefix);
+}
+
+void refuse_unknown_tensors(const Model& model, const std::set<std::string>& known) {
+  for (const auto& [name, view] : model.tensors) {
+    if (known.contains(name) || name == "bn.num_batches_tracked") continue;
+    fail(ErrorCode::kInvalidData, model.source, ": the tensor ", name, " of shape ",
+         shape_string(view.shape), " is not part of the network that the config describes");
+  }
+}
+
+int64_t parameters(const Model& model, const std::set<std::string>& names) {
+  int64_t total = 0;
+  for (const std::string& name : names) total += model.tensors.at(name).size();
+  return total;
+}
+
+std::unique_ptr<Ops> make_ops(const RunOptions& options) {
+  if (options.backend == Backend::kReference) return make_reference_ops(options.threads);
+  return make_cpu_ops(options.precision, options.threads);
+}
+
+// Runs a graph on float32 values, whatever the backend's own type.
+Tensor run(const Graph& graph, const Tensor& input, const RunOptions& options) {
+  const int64_t batch = input.dim(0);
+  const Extent out = graph.extent(graph.output());
+  Tensor output({batch, out.h, out.w, out.c});
+  const std::unique_ptr<Ops> ops = make_ops(options);
+  if (ops->element() == DType::kF32) {
+    execute(graph, *ops, batch, input.data(), output.data(), options.progress, options.layers);
+    return output;
+  }
+  const std::vector<double> wide_input(input.values().begin(), input.values().end());
+  std::vector<double> wide_output(static_cast<size_t>(output.size()));
+  execute(graph, *ops, batch, wide_input.data(), wide_output.data(), options.progress,
+          options.layers);
+  std::transform(wide_output.begin(), wide_output.end(), output.data(),
+                 [](double v) { return static_cast<float>(v); });
+  return output;
+}
+
+std::vector<double> numbers(const TensorView& view) {
+  std::vector<double> values(static_cast<size_t>(view.size()));
+  copy_elements(view, 0, std::span<double>(values));
+  return values;
+}
+
+// `what` is "latents", "z" or "picture".
+void check_input(const Tensor& tensor, int64_t channels, const char* what) {
+  const Shape& s = tensor.shape();
+  if (s.size() != 4 || s[3] != channels ||
+      std::any_of(s.begin(), s.end(), [](int64_t side) { return side < 1; })) {
+    fail(ErrorCode::kInvalidArgument, "the ", what, " must have the shape [batch, height, width, ",
+         channels, "], not ", shape_string(s));
+  }
+}
+
+}  // namespace
+
+struct AutoencoderKL::Impl {
+  Model model;
+  std::optional<Encoder> encoder;
+  std::optional<Decoder> decoder;
+  std::optional<LatentSpace> latent_space;
+  int64_t encoder_parameters = 0, decoder_parameters = 0;
+
+  const Encoder& need_encoder() const {
+    if (!encoder)
+      fail(ErrorCode::kUnsupported, model.source, ": has no encoder tensors, so it cannot encode");
+    return *encoder;
+  }
+  const Decoder& need_decoder() const {
+    if (!decoder)
+      fail(ErrorCode::kUnsupported, model.source, ": has no decoder tensors, so it cannot decode");
+    return *decoder;
+  }
+  const LatentSpace& need_latent_space() const {
+    if (!latent_space) {
+      fail(ErrorCode::kInvalidData, model.source,
+           ": the tensors bn.running_mean and bn.running_var, which scale FLUX.2's "
+           "latents, are missing; raw z (--unscaled) can be used");
+    }
+    return *latent_space;
+  }
+  // Picture pixels per pixel of z.
+  int64_t z_factor() const { return int64_t{1} << (model.config.block_out_channels.size() - 1); }
+};
+
+AutoencoderKL AutoencoderKL::load(const std::string& name, const LoadOptions& options) {
+  return AutoencoderKL(load_model(name, options));
+}
+
+AutoencoderKL::AutoencoderKL(Model model) : impl_(std::make_unique<Impl>()) {
+  impl_->model = std::move(model);
+  const Model& m = impl_->model;
+  const AutoencoderKLConfig& config = m.config;
+  config.validate(m.source);
+  ModelTensors tensors(m);
+  if (has_prefix(m, "encoder.")) {
+    impl_->encoder.emplace(tensors, config);
+    impl_->encoder_parameters = parameters(m, tensors.used());
+  }
+  if (has_prefix(m, "decoder.")) {
+    impl_->decoder.emplace(tensors, config);
+    impl_->decoder_parameters = parameters(m, tensors.used()) - impl_->encoder_parameters;
+  }
+  if (!impl_->encoder && !impl_->decoder) {
+    fail(ErrorCode::kInvalidData, m.source,
+         ": has neither encoder nor decoder tensors of an AutoencoderKL");
+  }
+  std::set<std::string> known = tensors.used();
+  if (config.is_flux2()) {
+    if (m.tensors.contains("bn.running_mean") || m.tensors.contains("bn.running_var")) {
+      const Shape shape = {config.channels()};
+      impl_->latent_space.emplace(config, numbers(tensors.tensor("bn.running_mean", shape)),
+                                  numbers(tensors.tensor("bn.running_var", shape)));
+      known = tensors.used();
+    }
+  } else {
+    impl_->latent_space.emplace(config, std::vector<double>(), std::vector<double>());
+  }
+  // The 1x1 convolution of a half that is absent is no stranger.
+  if (!impl_->encoder) known.insert({"quant_conv.weight", "quant_conv.bias"});
+  if (!impl_->decoder) known.insert({"post_quant_conv.weight", "post_quant_conv.bias"});
+  refuse_unknown_tensors(m, known);
+}
+
+AutoencoderKL::~AutoencoderKL() = default;
+AutoencoderKL::AutoencoderKL(AutoencoderKL&&) noexcept = default;
+AutoencoderKL& AutoencoderKL::operator=(AutoencoderKL&&) noexcept = default;
+
+const AutoencoderKLConfig& AutoencoderKL::config() const { return impl_->model.config; }
+const Model& AutoencoderKL::model() const { return impl_->model; }
+bool AutoencoderKL::has_encoder() const { return impl_->encoder.has_value(); }
+bool AutoencoderKL::has_decoder() const { return impl_->decoder.has_value(); }
+int64_t AutoencoderKL::encoder_parameters() const { return impl_->encoder_parameters; }
+int64_t AutoencoderKL::decoder_parameters() const { return impl_->decoder_parameters; }
+
+Tensor AutoencoderKL::decode(const Tensor& latents, const RunOptions& options) const {
+  return decode_z(unscale(latents), options);
+}
+
+Tensor AutoencoderKL::decode_z(const Tensor& z, const RunOptions& options) const {
+  const Decoder& decoder = impl_->need_decoder();
+  check_input(z, config().latent_channels, "z");
+  return run(decoder.graph(z.dim(1), z.dim(2)), z, options);
+}
+
+Posterior AutoencoderKL::encode(const Tensor& image, const RunOptions& options) const {
+  const Encoder& encoder = impl_->need_encoder();
+  check_input(image, config().in_channels, "picture");
+  const int64_t factor = config().spatial_factor();
+  if (image.dim(1) % factor != 0 || image.dim(2) % factor != 0) {
+    fail(ErrorCode::kInvalidArgument, "the picture is ", image.dim(2), "x", image.dim(1),
+         "; its sides must be multiples of ", factor, " (pad_to_factor pads it)");
+  }
+  const Tensor moments = run(encoder.graph(image.dim(1), image.dim(2)), image, options);
+  Posterior posterior;
+  const int64_t channels = config().latent_channels, pixels = moments.size() / (2 * channels);
+  const Shape shape = {moments.dim(0), moments.dim(1), moments.dim(2), channels};
+  posterior.mean = Tensor(shape);
+  posterior.logvar = Tensor(shape);
+  for (int64_t p = 0; p < pixels; p++) {
+    const float* from = moments.data() + p * 2 * channels;
+    std::copy(from, from + channels, posterior.mean.data() + p * channels);
+    std::transform(from + channels, from + 2 * channels, posterior.logvar.data() + p * channels,
+                   [](float v) { return std::clamp(v, -30.0f, 20.0f); });
+  }
+  return posterior;
+}
+
+Tensor AutoencoderKL::scale(const Tensor& z) const {
+  check_input(z, config().latent_channels, "z");
+  return impl_->need_latent_space().scale(z);
+}
+
+Tensor AutoencoderKL::unscale(const Tensor& latents) const {
+  const LatentSpace& space = impl_->need_latent_space();
+  check_input(latents, space.channels(), "latents");
+  return space.unscale(latents);
+}
+
+std::string AutoencoderKL::latent_space_hash() const {
+  return impl_->need_latent_space().hash(config().spatial_factor());
+}
+
+namespace {
+
+Plan plan_of(const Graph& graph, int64_t batch, const RunOptions& options,
+             int64_t parameter_bytes) {
+  const std::unique_ptr<Ops> ops = make_ops(options);
+  const MemoryPlan memory = plan_memory(graph, *ops, batch);
+  Plan plan;
+  for (const Node& node : graph.nodes())
+    plan.flop += static_cast<double>(batch) * flop_of(graph, node);
+  const auto bytes = [&](Extent e) {
+    return checked_mul(checked_mul(checked_mul(checked_mul(e.h, e.w), e.c), batch),
+                       byte_count(ops->element(), {1}));
+  };
+  const int64_t io =
+      checked_add(bytes(graph.extent(graph.input())), bytes(graph.extent(graph.output())));
+  plan.planned_peak_bytes = checked_add(checked_add(memory.arena_bytes, memory.workspace_bytes),
+                                        checked_add(io, parameter_bytes));
+  return plan;
+}
+
+int64_t bytes_of_half(const Model& model, const std::string& half, const std::string& conv) {
+  int64_t bytes = 0;
+  for (const auto& [name, view] : model.tensors) {
+    if (name.starts_with(half) || name.starts_with(conv))
+      bytes += byte_count(view.dtype, view.shape);
+  }
+  return bytes;
+}
+
+// The picture's sides in pixels of z, rounded up to what the family's latents can hold.
+std::pair<int64_t, int64_t> padded(const AutoencoderKLConfig& config, int64_t height,
+                                   int64_t width) {
+  if (height < 1 || width < 1) {
+    fail(ErrorCode::kInvalidArgument, "a picture of ", width, "x", height,
+         " pixels cannot be; both sides must be positive");
+  }
+  const int64_t factor = config.spatial_factor();
+  const auto up = [&](int64_t side) {
+    return checked_mul((checked_add(side, factor - 1)) / factor, factor);
+  };
+  return {up(height), up(width)};
+}
+
+}  // namespace
+
+Plan AutoencoderKL::plan_decode(int64_t batch, int64_t height, int64_t width,
+                                const RunOptions& options) const {
+  const auto [h, w] = padded(config(), height, width);
+  const Graph graph = impl_->need_decoder().graph(h / impl_->z_factor(), w / impl_->z_factor());
+  Plan plan =
+      plan_of(graph, batch, options, bytes_of_half(model(), "decoder.", "post_quant_conv."));
+  const int64_t factor = config().spatial_factor();
+  plan.latents = {batch, h / factor, w / factor, config().channels()};
+  plan.image = {batch, h, w, config().out_channels};
+  return plan;
+}
+
+Plan AutoencoderKL::plan_encode(int64_t batch, int64_t height, int64_t width,
+                                const RunOptions& options) const {
+  const auto [h, w] = padded(config(), height, width);
+  const Graph graph = impl_->need_encoder().graph(h, w);
+  Plan plan = plan_of(graph, batch, options, bytes_of_half(model(), "encoder.", "quant_conv."));
+  const int64_t factor = config().spatial_factor();
+  plan.latents = {batch, h / factor, w / factor, config().channels()};
+  plan.image = {batch, h, w, config().in_channels};
+  return plan;
+}
+
+Tensor pad_to_factor(const Tensor& image, int64_t factor) {
+  const int64_t n = image.dim(0), h = image.dim(1), w = image.dim(2), c = image.dim(3);
+  const int64_t padded_h = (h + factor - 1) / factor * factor,
+                padded_w = (w + factor - 1) / factor * factor;
+  Tensor padded({n, padded_h, padded_w, c});
+  float* out = padded.data();
+  for (int64_t b = 0; b < n; b++) {
+    for (int64_t y = 0; y < padded_h; y++) {
+      const float* row = image.data() + (b * h + std::min(y, h - 1)) * w * c;
+      out = std::copy(row, row + w * c, out);
+      for (int64_t x = w; x < padded_w; x++) out = std::copy(row + (w - 1) * c, row + w * c, out);
+    }
+  }
+  return padded;
+}
+
+Tensor crop(const Tensor& image, int64_t height, int64_t width) {
+  const int64_t n = image.dim(0), h = image.dim(1), w = image.dim(2), c = image.dim(3);
+  if (height < 1 || width < 1 || height > h || width > w) {
+    fail(ErrorCode::kInvalidArgument, "a picture of ", w, "x", h, " cannot be cropped to ", width,
+         "x", height);
+  }
+  Tensor cropped({n, height, width, c});
+  for (int64_t b = 0; b < n; b++) {
+    for (int64_t y = 0; y < height; y++) {
+      const float* row = image.data() + (b * h + y) * w * c;
+      std::copy(row, row + width * c, cropped.data() + (b * height + y) * width * c);
+    }
+  }
+  return cropped;
+}
+
+}  // namespace calotype
