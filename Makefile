@@ -1,0 +1,41 @@
+# `make` builds build/calotype, `make demo` shows what it does, `make test` runs everything that CI runs.
+BUILD ?= build
+CMAKE_FLAGS ?=
+PREFIX ?= /usr/local
+
+.PHONY: all packages demo test check lint format install clean
+
+all: packages
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DCALOTYPE_TESTS=OFF $(CMAKE_FLAGS)
+	cmake --build $(BUILD)
+
+packages:
+	scripts/install-packages.sh scripts/packages.txt
+
+demo: all
+	mkdir -p $(BUILD)/demo
+	$(BUILD)/calotype roundtrip models/photos/astronaut.png -o $(BUILD)/demo/astronaut.png \
+	    --compare $(BUILD)/demo/comparison.png
+	@echo "Original, result and their difference, side by side: $(BUILD)/demo/comparison.png"
+
+# Everything that CI runs; `scripts/test.sh STEP ...` runs some of it.
+test:
+	scripts/install-packages.sh scripts/packages.txt scripts/packages-test.txt
+	scripts/test.sh
+
+# The unit tests alone.
+check:
+	scripts/install-packages.sh scripts/packages.txt scripts/packages-test.txt
+	scripts/test.sh unit
+
+lint:
+	scripts/test.sh format lint
+
+format:
+	git ls-files '*.cc' '*.h' '*.c' | xargs clang-format -i
+
+install: all
+	cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean:
+	rm -rf $(BUILD) build-*

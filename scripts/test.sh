@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# test.sh [STEP ...]: the tests, all of them or the steps named: format unit python bindings sanitize threads fuzz install lint.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+jobs=$(nproc)
+launcher=
+command -v ccache >/dev/null && launcher=-DCMAKE_CXX_COMPILER_LAUNCHER=ccache
+fuzz_seconds=${FUZZ_SECONDS:-30}
+
+# configure FOLDER FLAG ...
+configure() {
+  local folder=$1
+  shift
+  cmake -S . -B "$folder" -G Ninja $launcher "$@" >"$folder.log" 2>&1 || { cat "$folder.log"; return 1; }
+}
+
+step_format() {
+  git ls-files '*.cc' '*.h' '*.c' | xargs clang-format --dry-run -Werror
+}
+
+step_unit() {
+  configure build-test -DCMAKE_BUILD_TYPE=Release
+  cmake --build build-test
+  ctest --test-dir build-test --output-on-failure -j "$jobs"
+}
+
+step_python() {
+  local python
+  python=$(scripts/python-env.sh)
+  [ -x build-test/calotype ] || { configure build-test -DCMAKE_BUILD_TYPE=Release && cmake --build build-test; }
+  "$python" -m pytest -q tests/python tests/cli --calotype build-test/calotype
+}
+
+step_sanitize() {
+  configure build-asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCALOTYPE_SANITIZE=address,undefined
+  cmake --build build-asan
+  ctest --test-dir build-asan --output-on-failure -j "$jobs"
+}
+
+step_threads() {
+  configure build-tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCALOTYPE_SANITIZE=thread
+  cmake --build build-tsan --target cpu_test model_test
+  ctest --test-dir build-tsan --output-on-failure -R 'Threads|Thread|Concurren|Cancel'
+}
+
+step_fuzz() {
+  configure build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCALOTYPE_TESTS=OFF -DCALOTYPE_FUZZ=ON \
+    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCALOTYPE_SANITIZE=address,undefined
+  cmake --build build-fuzz
+  printf '%s\n' build-fuzz/bin/fuzz_* | xargs -P "$jobs" -I{} scripts/fuzz-one.sh {} "$fuzz_seconds"
+}
+
+step_install() {
+  scripts/test-install.sh
+}
+
+step_lint() {
+  [ -f build-test/compile_commands.json ] || configure build-test -DCMAKE_BUILD_TYPE=Release
+  git ls-files 'src/*.cc' | grep -v '^src/cuda/' |
+    xargs -P "$jobs" -n 4 clang-tidy --quiet -p build-test --warnings-as-errors='*'
+}
+
+steps=("$@")
+[ ${#steps[@]} -gt 0 ] || steps=(format unit python sanitize threads fuzz install lint)
+for step in "${steps[@]}"; do
+  echo "== $step"
+  start=$SECONDS
+  "step_$step"
+  echo "== $step: $((SECONDS - start)) s"
+done
+echo "${#steps[@]} passed, 0 failed"
