@@ -21,7 +21,7 @@ enum class DType : uint8_t {
   kBF16,
   kF8E4M3,  // OCP FP8, no infinities ("F8_E4M3" in safetensors)
   kF8E5M2,
-  kQ8_0,  // GGML: blocks of 32 values along the last dimension, one f16 scale and 32 int8
+  kQ8_0,  // GGML: blocks of 32 consecutive values, one f16 scale and 32 int8
   kI64,
   kI32,
   kI16,
@@ -44,8 +44,8 @@ CALOTYPE_API std::string shape_string(const Shape& shape);  // "[1, 64, 64, 16]"
 // Product of the dimensions. Throws Error(kInvalidData) on a negative dimension or where the
 // product exceeds 2^62.
 CALOTYPE_API int64_t element_count(const Shape& shape);
-// Bytes of a dense tensor. Throws as element_count does; for Q8_0 also when the last dimension is
-// no multiple of 32.
+// Bytes of a dense tensor. Throws as element_count does; for Q8_0 also where the elements are no
+// multiple of 32.
 CALOTYPE_API int64_t byte_count(DType dtype, const Shape& shape);
 
 // Row-major, dense; `data` need not be aligned. Valid as long as its owner (a mapped file, an

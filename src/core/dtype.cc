@@ -257,9 +257,9 @@ int64_t element_count(const Shape& shape) {
 int64_t byte_count(DType dtype, const Shape& shape) {
   const int64_t count = element_count(shape);
   if (dtype == DType::kQ8_0) {
-    if (shape.empty() || shape.back() % kQ8BlockSize != 0) {
+    if (count % kQ8BlockSize != 0) {
       fail(ErrorCode::kInvalidData, "a Q8_0 tensor of shape ", shape_string(shape),
-           " cannot be: its last side must be a multiple of ", kQ8BlockSize);
+           " cannot be: its elements must be a multiple of ", kQ8BlockSize);
     }
     return count / kQ8BlockSize * kQ8BlockBytes;  // count <= 2^62 and 34/32 of it fits
   }
