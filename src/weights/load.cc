@@ -1,15 +1,20 @@
 // load_model: which container a name stands for, and from what it holds to a Model.
+#include <filesystem>
+
 #include "calotype/model_source.h"
 #include "core/cat.h"
-#include "core/file.h"
 #include "weights/embedded.h"
+#include "weights/hub_cache.h"
 #include "weights/infer.h"
 #include "weights/names.h"
+#include "weights/ollama.h"
 #include "weights/safetensors.h"
 #include "weights/source.h"
 
 namespace calotype {
 namespace {
+
+namespace fs = std::filesystem;
 
 // Names only; a checkpoint's tensors that Calotype cannot read count too.
 std::vector<std::string> names_of(const Source& source) {
@@ -92,33 +97,52 @@ Source read_embedded_source() {
          "folder, a Hugging Face repo id or an Ollama name");
   }
   Source source;
-  source.container = source.name = source.file = "embedded";
+  source.container = source.name = "embedded";
   source.file = source.config_file = "the embedded model";
   source.tensors = parse_safetensors(embedded->weights, source.file).tensors;
   source.config = std::string(embedded->config);
   return source;
 }
 
-Source read_safetensors_source(const std::string& path) {
-  const auto mapped = MappedFile::open(path);
-  SafetensorsFile file = parse_safetensors(mapped->bytes(), path);
-  Source source;
-  source.container = "safetensors";
-  source.name = source.file = path;
-  source.tensors = std::move(file.tensors);
-  source.unreadable = std::move(file.unreadable);
-  if (const auto config = file.metadata.find(kConfigKey); config != file.metadata.end()) {
-    source.config = config->second;
-    source.config_file = cat(path, " (its metadata ", kConfigKey, ")");
-  }
-  source.storage.push_back(mapped);
-  return source;
+namespace {
+
+// A name that can only be meant as a path: its absence is not worth a search elsewhere.
+bool looks_like_path(const std::string& name) {
+  const std::string suffix = fs::path(name).extension().string();
+  return name.starts_with('/') || name.starts_with("./") || name.starts_with("../") ||
+         name.starts_with('~') || name.ends_with('/') || suffix == ".safetensors" ||
+         suffix == ".gguf" || suffix == ".json";
 }
+
+[[noreturn]] void not_found(const std::string& name) {
+  if (looks_like_path(name)) {
+    fail(ErrorCode::kNotFound, name, ": there is no such file or folder");
+  }
+  fail(ErrorCode::kNotFound, "there is no model \"", name,
+       "\": no file or folder, no Hugging Face repo in ", hub_cache_folder(),
+       ", no Ollama model in ", ollama_store_folder(), " has this name");
+}
+
+Source find_source(const std::string& name, const LoadOptions& options) {
+  std::error_code ignored;
+  if (fs::is_directory(name, ignored)) return read_diffusers_folder(name);
+  if (fs::exists(name, ignored)) return read_file_source(name, options);
+  if (looks_like_path(name)) not_found(name);
+  const std::optional<std::string> snapshot = find_hub_snapshot(name);
+  if (snapshot && snapshot_has_vae(*snapshot)) return read_hub_snapshot(*snapshot);
+  if (const auto ollama = OllamaName::parse(name); ollama && !ollama_store_folder().empty()) {
+    const std::string manifest = ollama->manifest_path(ollama_store_folder());
+    if (fs::is_regular_file(manifest, ignored)) return read_ollama_manifest(manifest, options);
+  }
+  if (snapshot) return read_hub_snapshot(*snapshot);  // says what it misses
+  not_found(name);
+}
+
+}  // namespace
 
 Model load_model(const std::string& name, const LoadOptions& options) {
   if (!options.family.empty()) family_config(options.family);  // refuses what is no family
-  if (name.empty()) return make_model(read_embedded_source(), options);
-  return make_model(read_safetensors_source(name), options);
+  return make_model(name.empty() ? read_embedded_source() : find_source(name, options), options);
 }
 
 }  // namespace calotype

@@ -32,6 +32,8 @@ Source read_gguf_source(const std::string& path);
 Source read_embedded_source();
 // A folder with config.json and weights, or one that has them in its vae/.
 Source read_diffusers_folder(const std::string& path);
+// Throws Error(kUnsupported): a pickle runs code when it is read.
+[[noreturn]] void refuse_pickle(const std::string& path);
 // True where a folder, or its vae/, holds weights that read_diffusers_folder would read.
 bool has_diffusers_weights(const std::string& path);
 

@@ -1,0 +1,96 @@
+// A model that is one file: told apart by what is in it, not by its suffix.
+#include <algorithm>
+#include <array>
+#include <filesystem>
+
+#include "core/cat.h"
+#include "core/file.h"
+#include "weights/gguf.h"
+#include "weights/ollama.h"
+#include "weights/safetensors.h"
+#include "weights/source.h"
+
+namespace calotype {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool starts_with(std::span<const std::byte> bytes, std::initializer_list<int> magic) {
+  return bytes.size() >= magic.size() &&
+         std::equal(magic.begin(), magic.end(), bytes.begin(),
+                    [](int a, std::byte b) { return static_cast<std::byte>(a) == b; });
+}
+
+// By suffix, or as a zip file (PyTorch since 1.6) or a pickle of protocol 2 to 5.
+bool is_pickle(const std::string& path, std::span<const std::byte> bytes) {
+  constexpr std::array<std::string_view, 5> kSuffixes = {".bin", ".ckpt", ".pt", ".pth", ".pkl"};
+  const std::string suffix = fs::path(path).extension().string();
+  if (std::ranges::find(kSuffixes, suffix) != kSuffixes.end()) return true;
+  if (starts_with(bytes, {'P', 'K', 3, 4})) return true;
+  return starts_with(bytes, {0x80, 2}) || starts_with(bytes, {0x80, 3}) ||
+         starts_with(bytes, {0x80, 4}) || starts_with(bytes, {0x80, 5});
+}
+
+bool begins_with_brace(std::span<const std::byte> bytes) {
+  for (const std::byte byte : bytes) {
+    const char c = static_cast<char>(byte);
+    if (c != ' ' && c != '\n' && c != '\r' && c != '\t') return c == '{';
+  }
+  return false;
+}
+
+}  // namespace
+
+Source read_safetensors_source(const std::string& path) {
+  const auto mapped = MappedFile::open(path);
+  SafetensorsFile file = parse_safetensors(mapped->bytes(), path);
+  Source source;
+  source.container = "safetensors";
+  source.name = source.file = path;
+  source.tensors = std::move(file.tensors);
+  source.unreadable = std::move(file.unreadable);
+  if (const auto config = file.metadata.find(kConfigKey); config != file.metadata.end()) {
+    source.config = config->second;
+    source.config_file = cat(path, " (its metadata ", kConfigKey, ")");
+  }
+  source.storage.push_back(mapped);
+  return source;
+}
+
+Source read_gguf_source(const std::string& path) {
+  const auto mapped = MappedFile::open(path);
+  GgufFile file = parse_gguf(mapped->bytes(), path);
+  Source source;
+  source.container = "gguf";
+  source.name = source.file = path;
+  source.tensors = std::move(file.tensors);
+  source.unreadable = std::move(file.unreadable);
+  if (const auto config = file.strings.find(kConfigKey); config != file.strings.end()) {
+    source.config = config->second;
+    source.config_file = cat(path, " (its key ", kConfigKey, ")");
+  }
+  source.storage.push_back(mapped);
+  return source;
+}
+
+void refuse_pickle(const std::string& path) {
+  fail(ErrorCode::kUnsupported, path,
+       ": is a pickle file, which may run any program when it is read; convert it to safetensors "
+       "with a tool that you trust");
+}
+
+Source read_file_source(const std::string& path, const LoadOptions& options) {
+  const auto mapped = MappedFile::open(path);
+  const auto bytes = mapped->bytes();
+  const std::string suffix = fs::path(path).extension().string();
+  if (looks_like_gguf(bytes)) return read_gguf_source(path);
+  if (looks_like_safetensors(bytes)) return read_safetensors_source(path);
+  if (is_pickle(path, bytes)) refuse_pickle(path);
+  if (suffix == ".safetensors") return read_safetensors_source(path);  // says what is wrong with it
+  if (suffix == ".gguf") return read_gguf_source(path);
+  if (begins_with_brace(bytes)) return read_ollama_manifest(path, options);
+  fail(ErrorCode::kInvalidData, path,
+       ": is neither a safetensors nor a GGUF file, nor an Ollama manifest");
+}
+
+}  // namespace calotype

@@ -1,0 +1,114 @@
+#include <filesystem>
+
+#include "core/cat.h"
+#include "core/file.h"
+#include "core/sha256.h"
+#include "weights/json.h"
+#include "weights/ollama.h"
+
+namespace calotype {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kManifestType = "application/vnd.docker.distribution.manifest.v2+json";
+constexpr const char* kImageConfigType = "application/vnd.docker.container.image.v1+json";
+constexpr const char* kTensorType = "application/vnd.ollama.image.tensor";
+constexpr const char* kJsonType = "application/vnd.ollama.image.json";
+// The first Ollama that reads models of tensor blobs.
+constexpr const char* kRequires = "0.19.0";
+
+using Content = std::function<void(const ByteSink&)>;
+
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) {
+    fail(ErrorCode::kIo, folder.string(), ": the folder cannot be made: ", error.message());
+  }
+}
+
+// Names a blob by its content: the first pass hashes, the second writes what is not there yet.
+OllamaLayer write_blob(const fs::path& blobs, const char* media_type, const std::string& name,
+                       const Content& content) {
+  OllamaLayer layer{media_type, "", name, 0};
+  Sha256 hash;
+  content([&](std::span<const std::byte> bytes) {
+    hash.update(bytes);
+    layer.size += static_cast<int64_t>(bytes.size());
+  });
+  const std::string hex = hash.hex();
+  layer.digest = "sha256:" + hex;
+  const fs::path path = blobs / ("sha256-" + hex);
+  std::error_code error;
+  if (fs::file_size(path, error) == static_cast<uint64_t>(layer.size) && !error) return layer;
+  AtomicFile file(path.string());
+  content([&](std::span<const std::byte> bytes) { file.write(bytes); });
+  file.commit();
+  return layer;
+}
+
+OllamaLayer write_text(const fs::path& blobs, const char* media_type, const std::string& name,
+                       const std::string& text) {
+  return write_blob(blobs, media_type, name,
+                    [&](const ByteSink& sink) { sink(std::as_bytes(std::span(text))); });
+}
+
+nlohmann::ordered_json to_json(const OllamaLayer& layer) {
+  nlohmann::ordered_json json = {
+      {"mediaType", layer.media_type}, {"digest", layer.digest}, {"size", layer.size}};
+  if (!layer.name.empty()) json["name"] = layer.name;
+  return json;
+}
+
+std::string model_index(const std::string& config, const std::vector<SafetensorsEntry>& entries) {
+  int64_t parameters = 0;
+  for (const SafetensorsEntry& entry : entries) parameters += element_count(entry.shape);
+  const Json json = {{"architecture", parse_json(config, "the config")["_class_name"]},
+                     {"parameter_count", parameters},
+                     {"quantization", ""}};
+  return json.dump(4);
+}
+
+}  // namespace
+
+void write_ollama_model(const OllamaName& name, const std::string& config,
+                        const std::vector<SafetensorsEntry>& entries, bool overwrite,
+                        const std::function<void(int64_t done, int64_t total)>& progress) {
+  const std::string store = ollama_store_folder();
+  if (store.empty()) {
+    fail(ErrorCode::kNotFound, "there is no Ollama store: neither OLLAMA_MODELS nor HOME is set");
+  }
+  const fs::path manifest = name.manifest_path(store), blobs = fs::path(store) / "blobs";
+  if (std::error_code ignored; fs::exists(manifest, ignored) && !overwrite) {
+    fail(ErrorCode::kInvalidArgument, manifest.string(), ": the Ollama model ", name.short_form(),
+         " exists already");
+  }
+  make_folder(blobs);
+  make_folder(manifest.parent_path());
+  auto layers = nlohmann::ordered_json::array();
+  int64_t total = 0, done = 0;
+  for (const SafetensorsEntry& entry : entries) total += byte_count(entry.dtype, entry.shape);
+  for (const SafetensorsEntry& entry : entries) {
+    SafetensorsEntry named = entry;
+    named.name = "vae/" + entry.name;
+    layers.push_back(to_json(write_blob(blobs, kTensorType, named.name, [&](const ByteSink& sink) {
+      write_safetensors_to(sink, {}, {named});
+    })));
+    done += byte_count(entry.dtype, entry.shape);
+    if (progress) progress(done, total);
+  }
+  const std::string index = model_index(config, entries);
+  layers.push_back(to_json(write_text(blobs, kJsonType, "model_index.json", index)));
+  layers.push_back(to_json(write_text(blobs, kJsonType, "vae/config.json", config)));
+  const nlohmann::ordered_json image = {
+      {"model_format", "safetensors"}, {"requires", kRequires}, {"capabilities", {"image"}}};
+  const OllamaLayer image_layer = write_text(blobs, kImageConfigType, "", image.dump());
+  const nlohmann::ordered_json json = {{"schemaVersion", 2},
+                                       {"mediaType", kManifestType},
+                                       {"config", to_json(image_layer)},
+                                       {"layers", layers}};
+  write_file(manifest.string(), json.dump());  // last: it makes the model appear
+}
+
+}  // namespace calotype
