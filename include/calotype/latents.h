@@ -1,9 +1,11 @@
 // Latent files: safetensors, npy and ComfyUI's .latent.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "calotype/export.h"
@@ -33,6 +35,7 @@ struct ReadLatentsOptions {
   std::optional<LatentLayout> layout;  // overrides the file's metadata; default NCHW
   int64_t image_height = 0;            // for packed tokens [B, N, C * 4]: the size of the picture
   int64_t image_width = 0;
+  bool unscaled = false;  // the file holds raw z, whether or not it says so
 };
 
 // Reads latents of the space that `config` describes. Refuses, naming what was found: other keys,
@@ -40,6 +43,9 @@ struct ReadLatentsOptions {
 // standard input.
 CALOTYPE_API LatentFile read_latents(const std::string& path, const AutoencoderKLConfig& config,
                                      const ReadLatentsOptions& options = {});
+CALOTYPE_API LatentFile decode_latents(std::span<const std::byte> bytes, const std::string& file,
+                                       const AutoencoderKLConfig& config,
+                                       const ReadLatentsOptions& options = {});
 
 struct WriteLatentsOptions {
   DType dtype = DType::kF32;  // F32, F16, BF16 (npy: F32, F16)
