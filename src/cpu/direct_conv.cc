@@ -1,0 +1,242 @@
+#include "cpu/direct_conv.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/direct_conv.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.
+#include "cpu/gemm-inl.h"
+#include "hwy/highway.h"
+
+#ifndef CALOTYPE_CPU_DIRECT_CONV_ONCE
+#define CALOTYPE_CPU_DIRECT_CONV_ONCE
+namespace calotype::cpu {
+
+// A block of kDirectBandRows x kBlockColumns pixels of y and all channels: 192 pixels give the
+// register tile enough rows for each panel of weights, and their patch of x, (4 + 2) x (48 + 2)
+// pixels, stays in L2 up to 256 channels.
+constexpr int64_t kBlockColumns = 48;
+
+struct DirectShape {
+  DirectShape(const ConvNode& node, Extent x, Extent y)
+      : kernel(node.conv.kernel),
+        stride(node.sampling == Sampling::kDownsample ? 2 : 1),
+        in(x.c),
+        shortcut_in(node.shortcut ? node.shortcut->in : 0),
+        panels(divide_up(y.c, kBlock)),
+        columns(divide_up(y.w, kBlockColumns)),
+        patch_width((std::min(kBlockColumns, y.w) - 1) * stride + kernel),
+        patch_rows((kDirectBandRows - 1) * stride + kernel),
+        out_columns(std::min(kBlockColumns, y.w)) {}
+  int64_t kernel, stride, in, shortcut_in, panels, columns, patch_width, patch_rows, out_columns;
+
+  int64_t panel_floats() const { return (kernel * kernel * in + shortcut_in) * kBlock; }
+  int64_t patch_floats() const { return round_up(patch_rows * patch_width * in, kBlock); }
+  // A patch and a panel's results, or the rows of 16 filters being transposed.
+  int64_t slot_floats() const {
+    return std::max(patch_floats() + kDirectBandRows * out_columns * kBlock,
+                    std::max(kernel * kernel * in, shortcut_in));
+  }
+};
+
+struct DirectBlock {
+  int64_t picture, row, rows, column, columns;
+};
+
+}  // namespace calotype::cpu
+#endif  // CALOTYPE_CPU_DIRECT_CONV_ONCE
+
+HWY_BEFORE_NAMESPACE();
+namespace calotype::cpu {
+namespace HWY_NAMESPACE {
+
+// The pixels of x that the block needs, read through the norm; zeros outside the picture.
+template <Reading kReading>
+void fill_patch(const ConvProblem& p, const DirectShape& s, const DirectBlock& b, float* patch) {
+  const NormPointers norm = {p.norm.mean(b.picture), p.norm.scale(b.picture),
+                             p.norm.shift(b.picture)};
+  const int64_t up = p.upsampling();
+  const int64_t top = b.row * s.stride - p.padding(), left = b.column * s.stride - p.padding();
+  const int64_t height = (b.rows - 1) * s.stride + s.kernel;
+  const int64_t width = (b.columns - 1) * s.stride + s.kernel;
+  for (int64_t r = 0; r < height; r++) {
+    float* out = patch + r * s.patch_width * s.in;
+    const int64_t y = top + r;
+    if (y < 0 || y >= p.x.h * up) {
+      std::fill_n(out, width * s.in, 0.0f);
+      continue;
+    }
+    const float* row = p.x_row(b.picture, y / up);
+    for (int64_t c = 0; c < width; c++, out += s.in) {
+      const int64_t x = left + c;
+      if (x < 0 || x >= p.x.w * up) {
+        std::fill_n(out, s.in, 0.0f);
+      } else {
+        read_pixel<kReading>(row + x / up * s.in, s.in, norm, out);
+      }
+    }
+  }
+}
+
+// 16 output channels of the block into `out` [rows][out_columns][16].
+void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
+                    const float* patch, const float* weights, float* out) {
+  for (int64_t r = 0; r < b.rows; r++) {
+    Product row;
+    row.row_stride = s.stride * s.in;
+    row.k = s.kernel * s.in;  // taps of a row and their channels lie side by side
+    row.c = out + r * s.out_columns * kBlock;
+    row.c_stride = kBlock;
+    for (int64_t ky = 0; ky < s.kernel; ky++) {
+      row.a = patch + (r * s.stride + ky) * s.patch_width * s.in;
+      row.b = weights + ky * s.kernel * s.in * kBlock;
+      row.accumulate = ky > 0;
+      product<1, Layout::kStrided>(row, b.columns);
+    }
+    if (s.shortcut_in > 0) {
+      row.row_stride = s.shortcut_in;
+      row.k = s.shortcut_in;
+      row.a = p.residual_row(b.picture, b.row + r) + b.column * s.shortcut_in;
+      row.b = weights + s.kernel * s.kernel * s.in * kBlock;
+      row.accumulate = true;
+      product<1, Layout::kStrided>(row, b.columns);
+    }
+  }
+}
+
+// Adds bias and residual, writes y, leaves the sums.
+void finish_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
+                  const float* results, int64_t channel, const BlockSums& sums) {
+  const bool residual = p.node.residual && !p.node.shortcut;
+  for (int part = 0; part < kParts; part++) {
+    const int64_t c = channel + part * kLanes;
+    const int64_t count = p.y.c - c;
+    if (count <= 0) break;
+    const V bias = hn::LoadU(d, p.bias + c);
+    V shift = hn::Zero(d), sum = hn::Zero(d), square = hn::Zero(d);
+    for (int64_t r = 0; r < b.rows; r++) {
+      float* y = p.y_row(b.picture, b.row + r) + b.column * p.y.c + c;
+      const float* add =
+          residual ? p.residual_row(b.picture, b.row + r) + b.column * p.y.c + c : nullptr;
+      const float* in = results + r * s.out_columns * kBlock + part * kLanes;
+      for (int64_t x = 0; x < b.columns; x++) {
+        V v = hn::Add(hn::LoadU(d, in + x * kBlock), bias);
+        if (residual) v = hn::Add(v, load_part(add + x * p.y.c, count));
+        store_part(v, y + x * p.y.c, count);
+        if (r == 0 && x == 0) shift = v;
+        const V centred = hn::Sub(v, shift);
+        sum = hn::Add(sum, centred);
+        square = hn::MulAdd(centred, centred, square);
+      }
+    }
+    if (sums.shift == nullptr) continue;
+    hn::StoreU(shift, d, sums.shift + c);
+    hn::StoreU(sum, d, sums.sum + c);
+    hn::StoreU(square, d, sums.square + c);
+  }
+}
+
+void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
+                     const float* weights, int64_t first_panel, int64_t panels, float* scratch,
+                     const BlockSums& sums) {
+  if (p.norm.empty()) {
+    fill_patch<Reading::kPlain>(p, s, b, scratch);
+  } else {
+    fill_patch<Reading::kNormSilu>(p, s, b, scratch);
+  }
+  float* results = scratch + s.patch_floats();
+  for (int64_t panel = first_panel; panel < first_panel + panels; panel++) {
+    convolve_panel(p, s, b, scratch, weights + panel * s.panel_floats(), results);
+    finish_panel(p, s, b, results, panel * kBlock, sums);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace calotype::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace calotype::cpu {
+
+HWY_EXPORT(DirectBlockConv);
+
+namespace {
+
+// Sixteen filters as [tap][in][16], then the shortcut's as [in][16]. Missing ones are zeros.
+void pack_panel(const ConvProblem& p, const DirectShape& s, int64_t panel, float* out,
+                float* scratch) {
+  const auto pack = [&](const Conv2d& conv, float* to) {
+    const int64_t taps = conv.kernel * conv.kernel, filter = conv.in * taps;
+    for (int64_t j = 0; j < kBlock; j++) {
+      const int64_t o = panel * kBlock + j;
+      if (o < conv.out) {
+        copy_elements(conv.weight, o * filter, {scratch, static_cast<size_t>(filter)});
+      } else {
+        std::fill_n(scratch, filter, 0.0f);
+      }
+      for (int64_t i = 0; i < conv.in; i++) {
+        for (int64_t t = 0; t < taps; t++)
+          to[(t * conv.in + i) * kBlock + j] = scratch[i * taps + t];
+      }
+    }
+  };
+  pack(p.node.conv, out);
+  if (p.node.shortcut) pack(*p.node.shortcut, out + s.kernel * s.kernel * s.in * kBlock);
+}
+
+}  // namespace
+
+int64_t direct_workspace_bytes(const ConvNode& node, Extent x, Extent y, int64_t batch,
+                               int threads) {
+  const DirectShape s(node, x, y);
+  const int64_t units = batch * divide_up(y.h, kDirectBandRows) * s.columns;
+  return 4 * (s.panels * s.panel_floats() + threads * s.slot_floats() +
+              units * 3 * round_up(y.c, kBlock));
+}
+
+void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {
+  const DirectShape s(p.node, p.x, p.y);
+  ThreadPool& pool = ThreadPool::shared();
+  float* weights = work.weights.reserve(s.panels * s.panel_floats());
+  pool.parallel_for(
+      work.threads, s.panels,
+      [&](int64_t panel, int slot) {
+        pack_panel(p, s, panel, weights + panel * s.panel_floats(),
+                   work.slot(slot, s.slot_floats()));
+      },
+      stages.next(0.05, s.panels));
+
+  const int64_t first_band = p.call.y.first_row / kDirectBandRows;
+  const int64_t bands = divide_up(p.call.y.rows, kDirectBandRows);
+  const int64_t units = p.call.batch * bands * s.columns;
+  // Enough jobs for all threads where the picture is small; results do not depend on it.
+  const int64_t splits = std::clamp<int64_t>(divide_up(4 * work.threads, units), 1, s.panels);
+  BandStats* stats = p.call.y_stats;
+  if (stats != nullptr) work.sums.reset(units, p.y.c);
+  const auto block_conv = CALOTYPE_DISPATCH(DirectBlockConv, simd);
+  pool.parallel_for(
+      work.threads, units * splits,
+      [&](int64_t job, int slot) {
+        const int64_t unit = job / splits, split = job % splits;
+        const int64_t band = unit / s.columns % bands;
+        DirectBlock b;
+        b.picture = unit / s.columns / bands;
+        b.row = (first_band + band) * kDirectBandRows;
+        b.rows = std::min(kDirectBandRows, p.y.h - b.row);
+        b.column = unit % s.columns * kBlockColumns;
+        b.columns = std::min(kBlockColumns, p.y.w - b.column);
+        BlockSums sums = {};
+        if (stats != nullptr) {
+          sums = work.sums.at(unit);
+          if (split == 0) work.sums.set_count(unit, b.rows * b.columns);
+        }
+        const int64_t first = s.panels * split / splits;
+        block_conv(p, s, b, weights, first, s.panels * (split + 1) / splits - first,
+                   work.slot(slot, s.slot_floats()), sums);
+      },
+      stages.next(0.95, units * splits));
+  if (stats != nullptr) merge_sums(work.sums, p.y.c, s.columns, first_band, bands, *stats);
+}
+
+}  // namespace calotype::cpu
+#endif  // HWY_ONCE

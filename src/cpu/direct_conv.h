@@ -1,0 +1,15 @@
+// Convolution as it is written: any kernel, sampling, size and number of channels. What the faster
+// algorithms do not take.
+#pragma once
+
+#include "cpu/problem.h"
+
+namespace calotype::cpu {
+
+constexpr int64_t kDirectBandRows = 4;
+
+int64_t direct_workspace_bytes(const ConvNode& node, Extent x, Extent y, int64_t batch,
+                               int threads);
+void direct_conv(const Simd& simd, const ConvProblem& problem, Workspace& work, Stages& stages);
+
+}  // namespace calotype::cpu

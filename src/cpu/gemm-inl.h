@@ -1,0 +1,174 @@
+// The register tile: the one matrix product that convolutions and attention are made of.
+// Included once a target.
+
+#if defined(CALOTYPE_CPU_GEMM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef CALOTYPE_CPU_GEMM_INL_H_
+#undef CALOTYPE_CPU_GEMM_INL_H_
+#else
+#define CALOTYPE_CPU_GEMM_INL_H_
+#endif
+
+#include "cpu/vector-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace calotype::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+// Rows and columns of the register tile. A tile needs rows * columns / lanes accumulators, columns
+// / lanes vectors of B and one of A:
+//   AVX-512  12 x 32: 24 + 2 + 1 of 32 registers
+//   AVX2      6 x 16: 12 + 2 + 1 of 16
+//   NEON      6 x 16: 24 + 4 + 1 of 32
+// and enough accumulators to hide the latency of an FMA (4 cycles, 2 a cycle: 8).
+#if HWY_TARGET == HWY_AVX3
+constexpr int kRows = 12;
+constexpr int kColumnBlocks = 2;
+#else
+constexpr int kRows = CALOTYPE_PORTABLE_TARGET ? 2 : 6;
+constexpr int kColumnBlocks = 1;
+#endif
+constexpr int64_t kColumns = kColumnBlocks * kBlock;  // of a panel of B
+
+// How A lies in memory; (r, k) is at
+enum class Layout {
+  kRowsOf16,     // k / 16 * chunk_stride + r * 16 + k % 16
+  kColumnsOf16,  // k * 16 + r
+  kStrided,      // r * row_stride + k
+};
+
+// C[r][j] (+)= sum over k of A[r][k] * B[k][j]; k goes up, one FMA after the other, whatever the
+// tile: a result depends on its row of A and its column of B alone.
+struct Product {
+  const float* a = nullptr;
+  int64_t row_stride = 0;    // kStrided
+  int64_t chunk_stride = 0;  // kRowsOf16
+  const float* b = nullptr;  // [k][columns], columns 16 or 32
+  int64_t k = 0;
+  float* c = nullptr;  // element (r, j) at c[r * c_stride + j / 16 * c_block_stride + j % 16]
+  int64_t c_stride = 0;
+  int64_t c_block_stride = 0;
+  bool accumulate = false;          // add to what C holds
+  const float* prefetch = nullptr;  // B of a product to come
+  int prefetch_lines = 0;           // cache lines of it that are asked for with every 16 k
+};
+
+template <Layout kLayout>
+HWY_INLINE int64_t row_stride_of(const Product& p) {
+  if constexpr (kLayout == Layout::kRowsOf16) return kBlock;
+  if constexpr (kLayout == Layout::kColumnsOf16) return 1;
+  return p.row_stride;
+}
+
+template <int kR, int kBlocks, Layout kLayout>
+HWY_NOINLINE void tile(const Product& p) {
+  constexpr int kVectors = kBlocks * kParts;
+  const int64_t stride = row_stride_of<kLayout>(p);
+  constexpr int64_t kStep = kLayout == Layout::kColumnsOf16 ? kBlock : 1;
+  const int64_t chunk = kLayout == Layout::kRowsOf16 ? p.chunk_stride : kBlock * kStep;
+  V acc[kR][kVectors];
+#pragma GCC unroll 12
+  for (int r = 0; r < kR; r++) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; v++) {
+      acc[r][v] = p.accumulate ? hn::LoadU(d, p.c + r * p.c_stride + v / kParts * p.c_block_stride +
+                                                  v % kParts * kLanes)
+                               : hn::Zero(d);
+    }
+  }
+  const float* HWY_RESTRICT a = p.a;
+  const float* HWY_RESTRICT b = p.b;
+  const float* HWY_RESTRICT ahead = p.prefetch;
+  const auto step = [&](int kk) HWY_ATTR {
+    V columns[kVectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; v++)
+      columns[v] = hn::LoadU(d, b + kk * kBlocks * kBlock + v * kLanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < kR; r++) {
+      const V row = hn::Set(d, a[r * stride + kk * kStep]);
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; v++) accumulate(acc[r][v], row, columns[v]);
+    }
+  };
+  int64_t k = p.k;
+  for (; k >= kBlock; k -= kBlock) {
+    for (int line = 0; line < p.prefetch_lines; line++) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += 16;
+    }
+#pragma GCC unroll 16
+    for (int kk = 0; kk < kBlock; kk++) step(kk);
+    a += chunk;
+    b += kBlock * kBlocks * kBlock;
+  }
+  for (int kk = 0; kk < k; kk++) step(kk);
+#pragma GCC unroll 12
+  for (int r = 0; r < kR; r++) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; v++) {
+      hn::StoreU(acc[r][v], d,
+                 p.c + r * p.c_stride + v / kParts * p.c_block_stride + v % kParts * kLanes);
+    }
+  }
+}
+
+using TileFunction = void (*)(const Product&);
+
+template <int kBlocks, Layout kLayout>
+TileFunction tile_of(int rows) {
+  switch (rows) {
+    case 1:
+      return tile<1, kBlocks, kLayout>;
+    case 2:
+      return tile<2, kBlocks, kLayout>;
+#if !CALOTYPE_PORTABLE_TARGET
+    case 3:
+      return tile<3, kBlocks, kLayout>;
+    case 4:
+      return tile<4, kBlocks, kLayout>;
+    case 5:
+      return tile<5, kBlocks, kLayout>;
+    case 6:
+      return tile<6, kBlocks, kLayout>;
+#endif
+#if HWY_TARGET == HWY_AVX3
+    case 7:
+      return tile<7, kBlocks, kLayout>;
+    case 8:
+      return tile<8, kBlocks, kLayout>;
+    case 9:
+      return tile<9, kBlocks, kLayout>;
+    case 10:
+      return tile<10, kBlocks, kLayout>;
+    case 11:
+      return tile<11, kBlocks, kLayout>;
+    case 12:
+      return tile<12, kBlocks, kLayout>;
+#endif
+    default:
+      return nullptr;
+  }
+}
+
+// `rows` rows in tiles of at most kRows, as even as can be: 13 = 5 + 4 + 4, not 6 + 6 + 1.
+template <int kBlocks, Layout kLayout>
+HWY_INLINE void product(Product p, int64_t rows) {
+  const int64_t tiles = divide_up(rows, kRows);
+  const int64_t least = rows / tiles, larger = rows % tiles;
+  for (int64_t t = 0; t < tiles; t++) {
+    const int64_t here = least + (t < larger ? 1 : 0);
+    tile_of<kBlocks, kLayout>(static_cast<int>(here))(p);
+    p.a += here * row_stride_of<kLayout>(p);
+    p.c += here * p.c_stride;
+    if (p.prefetch_lines > 0) p.prefetch += p.k * p.prefetch_lines;
+  }
+}
+
+}  // namespace
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace calotype::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // CALOTYPE_CPU_GEMM_INL_H_

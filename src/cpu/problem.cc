@@ -1,0 +1,59 @@
+#include "cpu/problem.h"
+
+#include <cmath>
+
+namespace calotype::cpu {
+
+FoldedNorm fold_norm(const GroupNorm& norm, std::span<const GroupStats> stats, int64_t batch) {
+  const int64_t channels = norm.weight.size();
+  const int64_t per_group = channels / norm.groups;
+  std::vector<float> weight(static_cast<size_t>(channels)), bias(weight.size());
+  copy_elements(norm.weight, 0, std::span<float>(weight));
+  copy_elements(norm.bias, 0, std::span<float>(bias));
+
+  FoldedNorm folded;
+  folded.channels = round_up(channels, kBlock);
+  folded.values.assign(static_cast<size_t>(batch * 3 * folded.channels), 0.0f);
+  for (int64_t picture = 0; picture < batch; picture++) {
+    float* values = folded.values.data() + picture * 3 * folded.channels;
+    for (int64_t c = 0; c < channels; c++) {
+      const GroupStats& group = stats[static_cast<size_t>(picture * norm.groups + c / per_group)];
+      const double variance = group.m2 / group.count;
+      const double scale = weight[static_cast<size_t>(c)] / std::sqrt(variance + norm.eps);
+      const float mean = static_cast<float>(group.mean);
+      values[c] = mean;
+      values[folded.channels + c] = static_cast<float>(scale);
+      values[2 * folded.channels + c] = static_cast<float>(
+          static_cast<double>(bias[static_cast<size_t>(c)]) - (group.mean - mean) * scale);
+    }
+  }
+  return folded;
+}
+
+void ChannelSums::merge_into(int64_t unit, int64_t channels, std::span<GroupStats> groups) {
+  const auto count = static_cast<double>(counts_[static_cast<size_t>(unit)]);
+  if (count == 0) return;
+  const int64_t per_group = channels / static_cast<int64_t>(groups.size());
+  const BlockSums at = this->at(unit);
+  for (int64_t c = 0; c < channels; c++) {
+    const double sum = at.sum[c], sum_of_squares = at.square[c];
+    const GroupStats channel{count, at.shift[c] + sum / count, sum_of_squares - sum * sum / count};
+    groups[static_cast<size_t>(c / per_group)].merge(channel);
+  }
+}
+
+void merge_sums(ChannelSums& sums, int64_t channels, int64_t columns, int64_t first_band,
+                int64_t bands, BandStats& stats) {
+  for (int64_t band = 0; band < bands; band++) {
+    for (int64_t picture = 0; picture < stats.batch; picture++) {
+      GroupStats* groups = stats.at(first_band + band, picture);
+      std::fill_n(groups, stats.groups, GroupStats{});
+      for (int64_t column = 0; column < columns; column++) {
+        sums.merge_into((picture * bands + band) * columns + column, channels,
+                        {groups, static_cast<size_t>(stats.groups)});
+      }
+    }
+  }
+}
+
+}  // namespace calotype::cpu

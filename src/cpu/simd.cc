@@ -1,0 +1,78 @@
+#include "cpu/simd.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "core/cat.h"
+#include "hwy/highway.h"
+
+namespace calotype::cpu {
+namespace {
+
+struct Known {
+  const char* name;
+  int64_t target;  // Highway's bit
+};
+
+// Highway's portable code. Which of the two a build has depends on the compiler (GCC before 12.3
+// miscompiles EMU128).
+constexpr int64_t kPortable = HWY_EMU128 | HWY_SCALAR;
+
+// Best first.
+constexpr Known kKnown[] = {
+    {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"neon", HWY_NEON}, {"generic", kPortable}};
+
+size_t table_index([[maybe_unused]] int64_t target) {
+#if HWY_IDE || ((HWY_TARGETS & (HWY_TARGETS - 1)) == 0)
+  return 0;  // one target: tables have one entry
+#else
+  hwy::ChosenTarget chosen;
+  chosen.Update(target);
+  return chosen.GetIndex();
+#endif
+}
+
+std::string names(const std::vector<Simd>& targets) {
+  std::string text;
+  for (const Simd& t : targets) text += (text.empty() ? "" : ", ") + t.name;
+  return text;
+}
+
+}  // namespace
+
+const std::vector<Simd>& simd_targets() {
+  static const std::vector<Simd> targets = [] {
+    std::vector<Simd> found;
+    const int64_t runs = hwy::SupportedTargets() | kPortable;
+    for (const Known& known : kKnown) {
+      if ((HWY_TARGETS & runs & known.target) != 0) {
+        found.push_back({known.name, table_index(known.target)});
+      }
+    }
+    return found;
+  }();
+  return targets;
+}
+
+const Simd& find_simd(const std::string& name) {
+  const std::vector<Simd>& targets = simd_targets();
+  if (name.empty()) return targets.front();
+  for (const Simd& target : targets) {
+    if (target.name == name) return target;
+  }
+  const bool known = std::any_of(std::begin(kKnown), std::end(kKnown),
+                                 [&](const Known& k) { return k.name == name; });
+  if (!known) {
+    fail(ErrorCode::kInvalidArgument, "CALOTYPE_SIMD is \"", name,
+         "\", which is no instruction set that Calotype knows; here it can be ", names(targets));
+  }
+  fail(ErrorCode::kUnsupported, "CALOTYPE_SIMD asks for ", name,
+       ", which this machine or this build lacks; here it can be ", names(targets));
+}
+
+const Simd& chosen_simd() {
+  const char* name = std::getenv("CALOTYPE_SIMD");
+  return find_simd(name == nullptr ? "" : name);
+}
+
+}  // namespace calotype::cpu

@@ -1,0 +1,29 @@
+// Which instruction set runs. Every kernel is compiled for each target (Highway's foreach_target)
+// and exported as a table of functions; a Simd says which entry to call.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace calotype::cpu {
+
+struct Simd {
+  std::string name;  // "avx512", "avx2", "neon", "generic"
+  size_t index = 0;  // into the tables that HWY_EXPORT makes
+};
+
+// What this build has and this machine runs, best first.
+const std::vector<Simd>& simd_targets();
+
+// `name` empty: the best. Throws Error(kInvalidArgument) for a name that no build knows,
+// Error(kUnsupported) where this build or this machine lacks it.
+const Simd& find_simd(const std::string& name);
+
+// What the environment variable CALOTYPE_SIMD asks for.
+const Simd& chosen_simd();
+
+}  // namespace calotype::cpu
+
+// The instance of `function` for `simd`, in a file that said HWY_EXPORT(function).
+#define CALOTYPE_DISPATCH(function, simd) (*HWY_DISPATCH_TABLE(function)[(simd).index])
