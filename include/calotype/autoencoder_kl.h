@@ -18,15 +18,18 @@
 namespace calotype {
 
 enum class Backend {
+  kAuto,       // an NVIDIA GPU where there is one that can be used, else the CPU
   kCpu,        // float32, SIMD, all cores
+  kCuda,       // an NVIDIA GPU (sm_80 and later; fastest on sm_90)
   kReference,  // float64 in plain loops: slow, the judge of the others
 };
 
-// Arithmetic of the CPU backend.
 enum class Precision {
-  kF32,   // float32, Winograd F(4x4, 3x3)
-  kFast,  // float32, Winograd F(6x6, 3x3): four times the error
-  kBF16,  // bf16 products, float32 sums, where the CPU has them
+  kAuto,  // kF32 on the CPU, kBF16 on a GPU
+  kF32,   // float32 products and sums; CPU: Winograd F(4x4, 3x3)
+  kFast,  // CPU only: float32, Winograd F(6x6, 3x3): four times the error
+  kBF16,  // bf16 products, float32 sums, where the machine has them
+  kF16,   // GPU only: f16 products, float32 sums; refused for models that force_upcast
 };
 
 struct Progress {
@@ -48,8 +51,9 @@ struct LayerReport {
 };
 
 struct RunOptions {
-  Backend backend = Backend::kCpu;
-  Precision precision = Precision::kF32;
+  Backend backend = Backend::kAuto;
+  Precision precision = Precision::kAuto;
+  int device = 0;      // which GPU
   int threads = 0;     // 0: as many as the machine (or its cgroup and affinity mask) has
   int64_t memory = 0;  // peak bytes of the job; 0: no bound
   ProgressCallback progress;

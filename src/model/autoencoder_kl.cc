@@ -38,7 +38,8 @@ int64_t parameters(const Model& model, const std::set<std::string>& names) {
 
 std::unique_ptr<Ops> make_ops(const RunOptions& options) {
   if (options.backend == Backend::kReference) return make_reference_ops(options.threads);
-  return make_cpu_ops(options.precision, options.threads);
+  const bool automatic = options.precision == Precision::kAuto;
+  return make_cpu_ops(automatic ? Precision::kF32 : options.precision, options.threads);
 }
 
 // Runs a graph on float32 values, whatever the backend's own type.
