@@ -1,0 +1,258 @@
+// calotype bench: how long a decode or an encode takes, and how far that is from the machine's
+// limits.
+#include <algorithm>
+#include <fstream>
+#include <numeric>
+#include <random>
+
+#include "calotype/machine.h"
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/limits.h"
+#include "cli/progress.h"
+#include "cli/report.h"
+
+namespace calotype::cli {
+namespace {
+
+struct BenchArgs {
+  std::string job = "decode";
+  ModelArgs model;
+  RunArgs run;
+  ReportArgs report;
+  std::optional<Size> size;
+  int64_t runs = 3, seed = -1;  // seed < 0: no random weights
+  bool layers = false;
+
+  std::string model_name() const {
+    if (seed < 0) return model.name();
+    return random_family() + ", random weights of seed " + std::to_string(seed);
+  }
+  std::string random_family() const { return model.family.empty() ? "flux" : model.family; }
+};
+
+struct BenchResult {
+  std::vector<double> seconds;  // of each run
+  double median = 0;
+  Plan plan;
+  std::vector<LayerReport> layers;  // of the run that took the median
+  double flop_executed = 0;
+  int64_t peak_resident_bytes = 0;  // of the process, everything included
+  MachineLimits limits;
+  int threads = 0;
+};
+
+// VmHWM of /proc/self/status; 0 where there is none.
+int64_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string key;
+  while (status >> key) {
+    int64_t kibibytes = 0;
+    if (key == "VmHWM:" && status >> kibibytes) return kibibytes * 1024;
+  }
+  return 0;
+}
+
+double median_of(std::vector<double> values) {
+  std::ranges::sort(values);
+  const size_t n = values.size();
+  return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+// Values as latents have them, or pixels; the time of a network does not depend on them.
+Tensor random_input(const Shape& shape, bool latents) {
+  Tensor tensor(shape);
+  std::minstd_rand generator(1);
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (float& value : tensor.values()) value = latents ? normal(generator) : uniform(generator);
+  return tensor;
+}
+
+AutoencoderKL load_model(const BenchArgs& args) {
+  if (args.seed < 0) return args.model.load();
+  return AutoencoderKL(
+      random_model(family_config(args.random_family()), static_cast<uint64_t>(args.seed)));
+}
+
+Plan plan_for(const AutoencoderKL& model, const BenchArgs& args, const RunOptions& options) {
+  const int64_t factor = model.config().spatial_factor();
+  const Size size = args.size.value_or(Size{1024, 1024});
+  const int64_t height = (size.height + factor - 1) / factor * factor;
+  const int64_t width = (size.width + factor - 1) / factor * factor;
+  return args.job == "decode" ? model.plan_decode(1, height, width, options)
+                              : model.plan_encode(1, height, width, options);
+}
+
+BenchResult measure(const AutoencoderKL& model, const BenchArgs& args) {
+  BenchResult result;
+  RunOptions options = args.run.options();
+  result.plan = plan_for(model, args, options);
+  const bool decodes = args.job == "decode";
+  const Tensor input = random_input(decodes ? result.plan.latents : result.plan.image, decodes);
+  std::vector<std::vector<LayerReport>> layers(static_cast<size_t>(args.runs));
+  ProgressMeter meter("bench " + args.job, args.report.quiet);
+  for (int64_t run = 0; run < args.runs; ++run) {
+    const auto share = [&](int64_t done) {
+      return static_cast<double>(done) / static_cast<double>(args.runs);
+    };
+    options.progress = meter.part(share(run), share(run + 1));
+    options.layers = &layers[static_cast<size_t>(run)];
+    const Stopwatch watch;
+    interruptible([&] {
+      return decodes ? model.decode(input, options).size()
+                     : model.encode(input, options).mean.size();
+    });
+    result.seconds.push_back(watch.seconds());
+  }
+  result.median = median_of(result.seconds);
+  const auto typical = std::ranges::min_element(
+      result.seconds, {}, [&](double seconds) { return std::abs(seconds - result.median); });
+  result.layers = layers[static_cast<size_t>(typical - result.seconds.begin())];
+  for (const LayerReport& layer : result.layers) result.flop_executed += layer.flop_executed;
+  result.peak_resident_bytes = peak_resident_bytes();  // before the limits are measured
+  result.threads = options.threads > 0 ? options.threads : default_threads();
+  result.limits = measure_limits(result.threads);
+  return result;
+}
+
+// What the machine's limits would allow, over what it took.
+double fraction_of_limit(const LayerReport& layer, const MachineLimits& limits) {
+  const double seconds =
+      std::max(layer.flop_executed / limits.flop_per_s, layer.bytes / limits.bytes_per_s);
+  return seconds / layer.seconds;
+}
+
+Json layers_json(const BenchResult& result) {
+  Json layers = Json::array();
+  for (const LayerReport& layer : result.layers) {
+    layers.push_back({{"name", layer.name},
+                      {"algorithm", layer.algorithm},
+                      {"seconds", layer.seconds},
+                      {"flop", layer.flop},
+                      {"flop_executed", layer.flop_executed},
+                      {"bytes", layer.bytes},
+                      {"gflop_per_s", layer.flop / layer.seconds * 1e-9},
+                      {"executed_gflop_per_s", layer.flop_executed / layer.seconds * 1e-9},
+                      {"gbyte_per_s", layer.bytes / layer.seconds * 1e-9},
+                      {"fraction_of_limit", fraction_of_limit(layer, result.limits)}});
+  }
+  return layers;
+}
+
+Json document(const BenchArgs& args, const BenchResult& result) {
+  const Shape& image = result.plan.image;
+  const double megapixels = static_cast<double>(image.at(1) * image.at(2)) * 1e-6;
+  Json bench = {
+      {"command", "bench"},
+      {"job", args.job},
+      {"model", args.model_name()},
+      {"width", image.at(2)},
+      {"height", image.at(1)},
+      {"backend", args.run.backend},
+      {"precision", args.run.precision},
+      {"simd", cpu_simd_target()},
+      {"threads", result.threads},
+      {"runs", args.runs},
+      {"median_s", result.median},
+      {"min_s", std::ranges::min(result.seconds)},
+      {"max_s", std::ranges::max(result.seconds)},
+      {"runs_s", result.seconds},
+      {"megapixels_per_s", megapixels / result.median},
+      {"flop", result.plan.flop},
+      {"flop_executed", result.flop_executed},
+      {"gflop_per_s", result.plan.flop / result.median * 1e-9},
+      {"executed_gflop_per_s", result.flop_executed / result.median * 1e-9},
+      {"fma_peak_gflop_per_s", result.limits.flop_per_s * 1e-9},
+      {"memory_gbyte_per_s", result.limits.bytes_per_s * 1e-9},
+      {"fraction_of_fma_peak", result.flop_executed / result.median / result.limits.flop_per_s},
+      {"peak_resident_bytes", result.peak_resident_bytes},
+      {"planned_peak_bytes", result.plan.planned_peak_bytes}};
+  if (args.layers) bench["layers"] = layers_json(result);
+  return bench;
+}
+
+void print_layers(const Report& report, const BenchResult& result) {
+  size_t width = 5, algorithm_width = 9;
+  for (const LayerReport& layer : result.layers) {
+    width = std::max(width, layer.name.size());
+    algorithm_width = std::max(algorithm_width, layer.algorithm.size());
+  }
+  const auto name = static_cast<int>(width), algorithm = static_cast<int>(algorithm_width);
+  report.line(printf_string("%-*s  %-*s %9s %6s %8s %9s %7s %9s", name, "layer", algorithm,
+                            "algorithm", "ms", "share", "GFLOP/s", "executed", "GB/s", "of limit"));
+  for (const LayerReport& layer : result.layers) {
+    report.line(printf_string(
+        "%-*s  %-*s %9.2f %5.1f%% %8.1f %9.1f %7.2f %8.1f%%", name, layer.name.c_str(), algorithm,
+        layer.algorithm.c_str(), 1e3 * layer.seconds, 100 * layer.seconds / result.median,
+        layer.flop / layer.seconds * 1e-9, layer.flop_executed / layer.seconds * 1e-9,
+        layer.bytes / layer.seconds * 1e-9, 100 * fraction_of_limit(layer, result.limits)));
+  }
+}
+
+void print(const Report& report, const BenchArgs& args, const BenchResult& result) {
+  const Shape& image = result.plan.image;
+  const double megapixels = static_cast<double>(image.at(1) * image.at(2)) * 1e-6;
+  report.line(printf_string("%s %s: %s, %s, %s, %s, %d thread%s", args.job.c_str(),
+                            format_size(image.at(2), image.at(1)).c_str(),
+                            args.model_name().c_str(), args.run.backend.c_str(),
+                            args.run.precision.c_str(), cpu_simd_target().c_str(), result.threads,
+                            result.threads == 1 ? "" : "s"));
+  report.line(printf_string(
+      "median %s of %lld (%s to %s), %.3f megapixels/s", format_seconds(result.median).c_str(),
+      static_cast<long long>(args.runs), format_seconds(std::ranges::min(result.seconds)).c_str(),
+      format_seconds(std::ranges::max(result.seconds)).c_str(), megapixels / result.median));
+  report.line(printf_string(
+      "%s directly, %.1f GFLOP/s; %s executed, %.1f GFLOP/s: %.0f %% of the FMA peak",
+      format_flop(result.plan.flop).c_str(), result.plan.flop / result.median * 1e-9,
+      format_flop(result.flop_executed).c_str(), result.flop_executed / result.median * 1e-9,
+      100 * result.flop_executed / result.median / result.limits.flop_per_s));
+  report.line(printf_string("measured limits: %.1f GFLOP/s float32, %.1f GB/s of memory",
+                            result.limits.flop_per_s * 1e-9, result.limits.bytes_per_s * 1e-9));
+  report.line("peak resident memory " + format_bytes(result.peak_resident_bytes) + ", planned " +
+              format_bytes(result.plan.planned_peak_bytes));
+  if (args.layers) print_layers(report, result);
+}
+
+int run(const BenchArgs& args) {
+  const Report report(args.report.quiet, args.report.json);
+  args.run.options();  // refuses what makes no sense before the model is read
+  const AutoencoderKL model = load_model(args);
+  const BenchResult result = measure(model, args);
+  print(report, args, result);
+  report.json(document(args, result));
+  return 0;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& program, Action& action) {
+  const auto args = std::make_shared<BenchArgs>();
+  CLI::App* app = add_command(
+      program, "bench", "Measure times, memory, and the distance from the machine's limits",
+      "calotype bench [decode|encode] [--size WxH] [--runs N] [OPTIONS]",
+      "  calotype bench\n"
+      "  calotype bench decode --size 1024x1024 --random 1 --family flux --layers\n"
+      "  calotype bench encode --size 512x512 --model z-image --runs 5 --threads 2 --json\n"
+      "\nA run is one whole job from memory to memory, weight transforms included; there is no "
+      "run\n"
+      "to warm up. Limits are measured on the spot: fused multiply-adds from registers, and a "
+      "copy\n"
+      "in memory. A layer's limit is the slower of the two for what it executes and moves.");
+  add_choice(*app, "JOB", args->job, {"decode", "encode"}, "Default: decode");
+  add_size(*app, "--size", args->size, "Of the picture (default 1024x1024)");
+  add_number(*app, "--runs", args->runs, 1, 100000, "Default: 3");
+  app->add_flag("--layers", args->layers, "Also print each layer");
+  CLI::Option* random = add_number(*app, "--random", args->seed, 0, INT64_MAX,
+                                   "Instead of a model: seeded random bf16 weights with the\n"
+                                   "config of --family (default flux)");
+  random->type_name("SEED");
+  args->report.add(*app, "Print errors and --json only");
+  args->model.add(*app);
+  random->excludes(app->get_option("--model"));
+  args->run.add(*app);
+  app->callback([args, &action] { action = [args] { return run(*args); }; });
+}
+
+}  // namespace calotype::cli

@@ -1,0 +1,19 @@
+// The commands: each adds itself to the program, and sets `action` when it is the one asked for.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace calotype::cli {
+
+using Action = std::function<int()>;  // returns the exit code
+
+void add_encode(CLI::App& program, Action& action);
+void add_decode(CLI::App& program, Action& action);
+void add_roundtrip(CLI::App& program, Action& action);
+void add_info(CLI::App& program, Action& action);
+void add_convert(CLI::App& program, Action& action);
+void add_list(CLI::App& program, Action& action);
+void add_bench(CLI::App& program, Action& action);
+
+}  // namespace calotype::cli

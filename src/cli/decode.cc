@@ -1,0 +1,224 @@
+// calotype decode: latents to pictures.
+#include <algorithm>
+
+#include "cli/args.h"
+#include "cli/batch.h"
+#include "cli/commands.h"
+#include "cli/inputs.h"
+#include "cli/interrupt.h"
+#include "cli/outputs.h"
+#include "cli/progress.h"
+#include "cli/report.h"
+
+namespace calotype::cli {
+namespace {
+
+struct DecodeArgs {
+  std::vector<std::string> latents;
+  ModelArgs model;
+  RunArgs run;
+  ReportArgs report;
+  OutputArgs output;
+  PictureOutArgs picture;
+  bool unscaled = false;
+  std::string layout;
+  std::optional<Size> size;
+};
+
+std::string suffix_of(const PictureOutArgs& picture) {
+  if (picture.format.empty()) return ".png";
+  return picture.format == "jpeg" ? ".jpg" : "." + picture.format;
+}
+
+bool holds_batches(ImageFormat format) {
+  return format == ImageFormat::kNpy || format == ImageFormat::kSafetensors;
+}
+
+LatentFile read_file(const DecodeArgs& args, const AutoencoderKL& model, const std::string& path) {
+  ReadLatentsOptions options;
+  if (!args.layout.empty()) {
+    options.layout = args.layout == "nhwc" ? LatentLayout::kNhwc : LatentLayout::kNchw;
+  }
+  if (args.size) {
+    options.image_width = args.size->width;
+    options.image_height = args.size->height;
+  }
+  LatentFile file = read_latents(path, model.config(), options);
+  if (!file.latent_space.empty() && file.latent_space != model.latent_space_hash() &&
+      !args.output.force) {
+    throw Error(ErrorCode::kInvalidData,
+                display_name(path, true) + ": these latents are of another latent space (" +
+                    (file.model.empty() ? "model not recorded" : "made by " + file.model) +
+                    ") than that of the model " + args.model.name() +
+                    "; name theirs with --model, or decode anyway with --force");
+  }
+  return file;
+}
+
+// What decode gives, before the crop; raw z of FLUX.2 is not patched.
+Size decoded_size(const AutoencoderKLConfig& config, const LatentFile& file, bool raw) {
+  const int64_t patch = config.is_flux2() && raw ? config.patch_size.at(0) : 1;
+  const int64_t factor = config.spatial_factor() / patch;
+  return {file.latents.dim(2) * factor, file.latents.dim(1) * factor};
+}
+
+// The part of the decoded picture that the latents were made from: --size, else what the file says.
+Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, const LatentFile& file,
+                  const Size& decoded, const std::string& path) {
+  Size size = decoded;
+  if (args.size) {
+    size = *args.size;
+  } else if (file.image_width > 0 && file.image_height > 0) {
+    size = {file.image_width, file.image_height};
+  }
+  const int64_t factor = config.spatial_factor();
+  const auto fits = [factor](int64_t part, int64_t whole) {
+    return part <= whole && part > whole - factor;
+  };
+  if (!fits(size.width, decoded.width) || !fits(size.height, decoded.height)) {
+    throw Error(args.size ? ErrorCode::kInvalidArgument : ErrorCode::kInvalidData,
+                display_name(path, true) + ": these latents give a picture of " +
+                    format_size(decoded.width, decoded.height) + ", not the " +
+                    format_size(size.width, size.height) +
+                    (args.size ? " of --size" : " that the file records; give its --size"));
+  }
+  return size;
+}
+
+// Decodes a file's pictures one by one and hands each to `take`.
+template <class Take>
+void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const LatentFile& file,
+                     const Size& size, bool raw, ProgressMeter& meter, const Take& take) {
+  RunOptions options = args.run.options();
+  const int64_t count = file.latents.dim(0);
+  for (int64_t b = 0; b < count; ++b) {
+    const auto share = [&](int64_t done) {
+      return static_cast<double>(done) / static_cast<double>(count);
+    };
+    options.progress = meter.part(share(b), share(b + 1));
+    Tensor latents = picture_of(file.latents, b);
+    if (file.moments) latents = channels_of(latents, 0, latents.dim(3) / 2);
+    take(b, interruptible([&] {
+           const Tensor image =
+               raw ? model.decode_z(latents, options) : model.decode(latents, options);
+           return crop(image, size.height, size.width);
+         }));
+  }
+}
+
+class DecodeJob {
+ public:
+  DecodeJob(const DecodeArgs& args, const AutoencoderKL& model, const Report& report,
+            const std::vector<std::string>& outputs, ImageFormat format)
+      : args_(args), model_(model), report_(report), outputs_(outputs), format_(format) {}
+
+  Json operator()(size_t i, const LatentFile& file) const {
+    const std::string& input = args_.latents[i];
+    const bool raw = args_.unscaled || file.unscaled || file.moments;
+    const Size size =
+        picture_size(args_, model_.config(), file, decoded_size(model_.config(), file, raw), input);
+    const std::vector<std::string> paths = paths_for(i, file.latents.dim(0));
+    const Stopwatch watch;
+    write_pictures(i, file, size, raw, paths);
+    const double seconds = watch.seconds();
+    const int64_t count = file.latents.dim(0);
+    report_.line(display_name(input, true) + " -> " + display_name(paths.front(), false) +
+                 (paths.size() > 1 ? " ... " + paths.back() : "") + ": " +
+                 (count > 1 ? std::to_string(count) + " pictures of " : "") +
+                 format_size(size.width, size.height) + ", " + format_seconds(seconds));
+    return {{"input", input}, {"outputs", paths}, {"width", size.width},   {"height", size.height},
+            {"batch", count}, {"unscaled", raw},  {"made_by", file.model}, {"seconds", seconds}};
+  }
+
+ private:
+  std::vector<std::string> paths_for(size_t i, int64_t count) const {
+    if (count == 1 || holds_batches(format_)) return {outputs_[i]};
+    if (outputs_[i] == "-") {
+      throw Error(ErrorCode::kInvalidArgument,
+                  display_name(args_.latents[i], true) + ": holds " + std::to_string(count) +
+                      " pictures, and standard output takes one; say --format npy, or name a file");
+    }
+    std::vector<std::string> paths = numbered_outputs(outputs_[i], count);
+    if (!args_.output.force) std::ranges::for_each(paths, refuse_existing);
+    return paths;
+  }
+
+  void write_pictures(size_t i, const LatentFile& file, const Size& size, bool raw,
+                      const std::vector<std::string>& paths) const {
+    ProgressMeter meter(job_label("decode", args_.latents, i), args_.report.quiet);
+    const bool together = paths.size() == 1;
+    const int64_t count = file.latents.dim(0);
+    Tensor all;
+    decode_pictures(model_, args_, file, size, raw, meter, [&](int64_t b, Tensor image) {
+      if (together && count > 1) {
+        put_picture(all, b, count, image);
+        return;
+      }
+      write_image(image, paths[static_cast<size_t>(b)], args_.picture.options(), format_);
+    });
+    if (together && count > 1) write_image(all, paths[0], args_.picture.options(), format_);
+  }
+
+  const DecodeArgs& args_;
+  const AutoencoderKL& model_;
+  const Report& report_;
+  const std::vector<std::string>& outputs_;
+  ImageFormat format_;
+};
+
+int run(const DecodeArgs& args) {
+  const bool folder = names_folder(args.output.output);
+  const ImageFormat format = args.picture.format_of(folder ? "" : args.output.output);
+  const auto outputs =
+      plan_outputs(args.latents, args.output.output, suffix_of(args.picture), args.output.force);
+  const Report report(args.report.quiet, args.report.json, args.output.output == "-");
+  args.run.options();  // refuses what makes no sense before the model is read
+  const AutoencoderKL model = args.model.load();
+  Json results;
+  const auto read = [&](const std::string& path) { return read_file(args, model, path); };
+  const int code =
+      for_each_input(args.latents, read, DecodeJob(args, model, report, outputs, format), results);
+  report.json({{"command", "decode"},
+               {"model", args.model.name()},
+               {"latent_space", model.latent_space_hash()},
+               {"results", results}});
+  return code;
+}
+
+}  // namespace
+
+void add_decode(CLI::App& program, Action& action) {
+  const auto args = std::make_shared<DecodeArgs>();
+  CLI::App* app = add_command(
+      program, "decode", "Decode latents to pictures",
+      "calotype decode LATENTS... -o OUT [OPTIONS]",
+      "  calotype decode photo.safetensors -o photo.png\n"
+      "  calotype decode *.npy -o pictures/ --format webp --quality 90 --model z-image\n"
+      "  calotype decode tokens.npy -o photo.png --size 1024x768 --model ae.safetensors\n"
+      "  calotype decode photo.safetensors -o photo.npy\n"
+      "\nLatents are .safetensors (key latents), .npy, or ComfyUI's .latent; packed tokens of "
+      "FLUX\n"
+      "pipelines need --size. A batch gives numbered pictures (photo-0001.png ...), or one array "
+      "in\n"
+      ".npy and .safetensors. Latents of another model's space are refused without --force.");
+  app->add_option("LATENTS", args->latents, "Latent files; - is standard input")
+      ->required()
+      ->type_name("");
+  args->output
+      .add(*app,
+           "A .png, .jpg, .webp, .npy or .safetensors file; a folder\n"
+           "(needed for several inputs); - is standard output")
+      ->required();
+  app->add_flag("--unscaled", args->unscaled,
+                "The latents are raw z: no scaling, shift or normalisation");
+  add_choice(*app, "--layout", args->layout, {"nchw", "nhwc"},
+             "Of the latents (default: what the file says, else nchw)");
+  add_size(*app, "--size", args->size, "Of the picture: unpacks tokens, or crops");
+  args->picture.add(*app);
+  args->report.add(*app);
+  args->model.add(*app);
+  args->run.add(*app);
+  app->callback([args, &action] { action = [args] { return run(*args); }; });
+}
+
+}  // namespace calotype::cli

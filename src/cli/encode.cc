@@ -1,0 +1,176 @@
+// calotype encode: pictures to latents.
+#include "cli/args.h"
+#include "cli/batch.h"
+#include "cli/commands.h"
+#include "cli/inputs.h"
+#include "cli/interrupt.h"
+#include "cli/outputs.h"
+#include "cli/progress.h"
+#include "cli/report.h"
+
+namespace calotype::cli {
+namespace {
+
+struct EncodeArgs {
+  std::vector<std::string> pictures;
+  ModelArgs model;
+  RunArgs run;
+  ReportArgs report;
+  OutputArgs output;
+  PictureInArgs picture;
+  bool sample = false, moments = false, unscaled = false;
+  int64_t seed = 0;
+  std::string dtype = "f32", layout = "nchw", format;
+
+  LatentFormat latent_format() const {
+    if (!format.empty()) return latent_format_of("name." + format);
+    const bool suffix_says = output.output != "-" && !names_folder(output.output);
+    return suffix_says ? latent_format_of(output.output) : LatentFormat::kSafetensors;
+  }
+};
+
+// What no file of the format can hold is said before minutes of work, not after.
+void check_format(const EncodeArgs& args, LatentFormat format) {
+  const auto refuse = [](const char* sentence) {
+    throw Error(ErrorCode::kInvalidArgument, sentence);
+  };
+  if (format == LatentFormat::kNpy && args.dtype == "bf16") {
+    refuse("--dtype bf16: .npy has no such type; use f32 or f16, or write .safetensors");
+  }
+  if (format == LatentFormat::kComfy && args.moments) {
+    refuse("--moments: ComfyUI's .latent holds latents only; write .safetensors or .npy");
+  }
+  if (format == LatentFormat::kComfy && args.layout == "nhwc") {
+    refuse("--layout nhwc: ComfyUI's .latent is NCHW; write .safetensors or .npy");
+  }
+}
+
+// The latents, or moments, of one picture [1, H, W, 3] whose sides are multiples of the factor.
+Tensor encode_picture(const AutoencoderKL& model, const EncodeArgs& args, bool unscaled,
+                      const Tensor& image, const RunOptions& options) {
+  const Posterior posterior = model.encode(image, options);
+  if (args.moments) return join_channels(posterior.mean, posterior.logvar);
+  Tensor z = args.sample ? posterior.sample(static_cast<uint64_t>(args.seed)) : posterior.mode();
+  return unscaled ? std::move(z) : model.scale(z);
+}
+
+LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, LatentFormat format,
+                       const Tensor& image, ProgressMeter& meter) {
+  LatentFile file;
+  file.moments = args.moments;
+  // ComfyUI multiplies by the scale itself, but for FLUX.2, whose normalised patches it stores.
+  file.unscaled = args.unscaled || (format == LatentFormat::kComfy && !model.config().is_flux2());
+  file.image_height = image.dim(1);
+  file.image_width = image.dim(2);
+  file.model = args.model.name();
+  file.latent_space = model.latent_space_hash();
+  RunOptions options = args.run.options();
+  const int64_t count = image.dim(0);
+  for (int64_t b = 0; b < count; ++b) {
+    const auto share = [&](int64_t done) {
+      return static_cast<double>(done) / static_cast<double>(count);
+    };
+    options.progress = meter.part(share(b), share(b + 1));
+    const Tensor padded = pad_to_factor(picture_of(image, b), model.config().spatial_factor());
+    put_picture(file.latents, b, count,
+                encode_picture(model, args, file.unscaled, padded, options));
+  }
+  return file;
+}
+
+int run(const EncodeArgs& args) {
+  const LatentFormat format = args.latent_format();
+  check_format(args, format);
+  const std::string suffix = args.format.empty() ? ".safetensors" : "." + args.format;
+  const auto outputs = plan_outputs(args.pictures, args.output.output, suffix, args.output.force);
+  const Report report(args.report.quiet, args.report.json, args.output.output == "-");
+  args.run.options();  // refuses what makes no sense before the model is read
+  const AutoencoderKL model = args.model.load();
+  const WriteLatentsOptions write_options = {
+      .dtype = weight_dtypes().at(args.dtype),
+      .layout = args.layout == "nhwc" ? LatentLayout::kNhwc : LatentLayout::kNchw,
+      .format = format};
+  const auto read = [&](const std::string& path) { return args.picture.read(path); };
+  const auto job = [&](size_t i, const Tensor& image) {
+    const Stopwatch watch;
+    LatentFile file;
+    {
+      ProgressMeter meter(job_label("encode", args.pictures, i), args.report.quiet);
+      file = interruptible([&] { return encode_file(model, args, format, image, meter); });
+    }
+    const double seconds = watch.seconds();
+    write_latents(file, outputs[i], model.config(), write_options);
+    const Shape& nhwc = file.latents.shape();
+    const Shape shape = args.layout == "nhwc" ? nhwc : nchw(nhwc);
+    const auto [width, height] = std::pair(file.image_width, file.image_height);
+    report.line(display_name(args.pictures[i], true) + " -> " + display_name(outputs[i], false) +
+                ": " + format_size(width, height) + ", " +
+                (args.moments ? "moments " : "latents ") + shape_string(shape) + ", " +
+                format_seconds(seconds));
+    return Json{{"input", args.pictures[i]},
+                {"output", outputs[i]},
+                {"width", width},
+                {"height", height},
+                {"latent_shape", shape},
+                {"unscaled", file.unscaled || file.moments},
+                {"moments", file.moments},
+                {"seconds", seconds}};
+  };
+  Json results;
+  const int code = for_each_input(args.pictures, read, job, results);
+  report.json({{"command", "encode"},
+               {"model", args.model.name()},
+               {"latent_space", model.latent_space_hash()},
+               {"dtype", dtype_name(write_options.dtype)},
+               {"layout", args.layout},
+               {"results", results}});
+  return code;
+}
+
+}  // namespace
+
+void add_encode(CLI::App& program, Action& action) {
+  const auto args = std::make_shared<EncodeArgs>();
+  CLI::App* app = add_command(
+      program, "encode", "Encode pictures to latents",
+      "calotype encode PICTURE... -o OUT [OPTIONS]",
+      "  calotype encode photo.jpg -o photo.safetensors\n"
+      "  calotype encode *.png -o latents/ --model z-image --dtype bf16\n"
+      "  calotype encode photo.jpg -o photo.npy --resize 1024x1024 --sample --seed 7\n"
+      "  cat photo.png | calotype encode - -o - | calotype decode - -o back.png\n"
+      "\nPictures are PNG, JPEG, WebP, or .npy / .safetensors of float32 NHWC in [-1, 1]. Sides "
+      "that\n"
+      "are no multiple of the model's factor are padded by repeating the edge; the latents "
+      "remember\n"
+      "the picture's size, and decode crops to it. Without --sample the latents are the mode.");
+  app->add_option("PICTURE", args->pictures, "Picture files; - is standard input")
+      ->required()
+      ->type_name("");
+  args->output
+      .add(*app,
+           "A .safetensors, .npy or ComfyUI .latent file; a folder\n"
+           "(needed for several pictures); - is standard output")
+      ->required();
+  CLI::Option* sample =
+      app->add_flag("--sample", args->sample, "Draw from the posterior instead of taking its mode");
+  add_number(*app, "--seed", args->seed, 0, INT64_MAX,
+             "Of --sample (default 0); every picture gets the same noise,\n"
+             "so that its latents do not depend on the others")
+      ->needs(sample);
+  CLI::Option* moments =
+      app->add_flag("--moments", args->moments, "Write mean and logvar, unscaled")
+          ->excludes(sample);
+  app->add_flag("--unscaled", args->unscaled, "Write raw z: no scaling, shift or normalisation")
+      ->excludes(moments);
+  add_choice(*app, "--dtype", args->dtype, {"f32", "f16", "bf16"}, "Of the latents (default f32)");
+  add_choice(*app, "--layout", args->layout, {"nchw", "nhwc"}, "Of the latents (default nchw)");
+  add_choice(*app, "--format", args->format, {"safetensors", "npy", "latent"},
+             "Instead of what the suffix of -o says");
+  args->picture.add(*app);
+  args->report.add(*app);
+  args->model.add(*app);
+  args->run.add(*app);
+  app->callback([args, &action] { action = [args] { return run(*args); }; });
+}
+
+}  // namespace calotype::cli

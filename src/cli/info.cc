@@ -1,0 +1,172 @@
+// calotype info: what a model is, and what a job would take.
+#include <map>
+
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "cli/report.h"
+
+namespace calotype::cli {
+namespace {
+
+struct InfoArgs {
+  ModelArgs model;
+  RunArgs run;
+  ReportArgs report;
+  std::optional<Size> size;
+};
+
+// Bytes of weights by dtype.
+std::map<std::string, int64_t> weights_by_dtype(const Model& model) {
+  std::map<std::string, int64_t> bytes;
+  for (const auto& [name, tensor] : model.tensors) {
+    bytes[std::string(dtype_name(tensor.dtype))] += byte_count(tensor.dtype, tensor.shape);
+  }
+  return bytes;
+}
+
+std::string dtype_text(const std::map<std::string, int64_t>& bytes) {
+  std::vector<std::string> names;
+  for (const auto& [name, count] : bytes) names.push_back(name);
+  return join(names, ", ");
+}
+
+int64_t round_up(int64_t value, int64_t factor) { return (value + factor - 1) / factor * factor; }
+
+struct Plans {
+  std::optional<Plan> decode, encode;
+};
+
+Plans plans_for(const AutoencoderKL& model, const Size& size, const RunOptions& options) {
+  const int64_t factor = model.config().spatial_factor();
+  const int64_t height = round_up(size.height, factor), width = round_up(size.width, factor);
+  Plans plans;
+  if (model.has_decoder()) plans.decode = model.plan_decode(1, height, width, options);
+  if (model.has_encoder()) plans.encode = model.plan_encode(1, height, width, options);
+  return plans;
+}
+
+Json plan_json(const std::optional<Plan>& plan) {
+  if (!plan) return {};
+  return {{"flop", plan->flop}, {"planned_peak_bytes", plan->planned_peak_bytes}};
+}
+
+// Numbers where a size is given; else "B", "H/8", "W/8".
+Json latent_shape(const AutoencoderKLConfig& config, const std::optional<Size>& size) {
+  const int64_t factor = config.spatial_factor();
+  if (!size) {
+    const std::string f = std::to_string(factor);
+    return Json::array({"B", config.channels(), "H/" + f, "W/" + f});
+  }
+  return Json::array({1, config.channels(), round_up(size->height, factor) / factor,
+                      round_up(size->width, factor) / factor});
+}
+
+std::string shape_text(const Json& shape) {
+  std::vector<std::string> parts;
+  for (const Json& part : shape) {
+    parts.push_back(part.is_string() ? part.get<std::string>() : part.dump());
+  }
+  return "[" + join(parts, ", ") + "]";
+}
+
+Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& plans) {
+  const Model& found = model.model();
+  const auto bytes = weights_by_dtype(found);
+  int64_t all_bytes = 0;
+  for (const auto& [name, count] : bytes) all_bytes += count;
+  const std::optional<Plan>& headline = plans.decode ? plans.decode : plans.encode;
+  Json size, flop, peak;
+  if (args.size) size = {args.size->width, args.size->height};
+  if (headline) flop = headline->flop, peak = headline->planned_peak_bytes;
+  return {{"model", args.model.name()},
+          {"source", found.source},
+          {"container", found.container},
+          {"keys", found.keys},
+          {"family", found.family},
+          {"config", Json::parse(found.config.to_json())},
+          {"config_inferred", found.config_inferred},
+          {"parameters", model.encoder_parameters() + model.decoder_parameters()},
+          {"encoder_parameters", model.encoder_parameters()},
+          {"decoder_parameters", model.decoder_parameters()},
+          {"has_encoder", model.has_encoder()},
+          {"has_decoder", model.has_decoder()},
+          {"dtype", dtype_text(bytes)},
+          {"weight_bytes", all_bytes},
+          {"spatial_factor", found.config.spatial_factor()},
+          {"latent_channels", found.config.channels()},
+          {"latent_space", model.latent_space_hash()},
+          {"latent_shape", latent_shape(found.config, args.size)},
+          {"size", size},
+          {"flop", flop},
+          {"planned_peak_bytes", peak},
+          {"decode", plan_json(plans.decode)},
+          {"encode", plan_json(plans.encode)}};
+}
+
+void print_row(const Report& report, const std::string& label, const std::string& value) {
+  report.line(printf_string("%-14s", label.c_str()) + printable(value));
+}
+
+void print_plan(const Report& report, const std::string& job, const Size& size,
+                const std::optional<Plan>& plan) {
+  if (!plan) return;
+  print_row(report, job,
+            format_size(size.width, size.height) + ": " + format_flop(plan->flop) +
+                ", peak memory " + format_bytes(plan->planned_peak_bytes) + " planned");
+}
+
+void print(const Report& report, const Json& info, const InfoArgs& args, const Plans& plans) {
+  const auto text = [&](const char* key) { return info[key].get<std::string>(); };
+  const auto count = [&](const char* key) { return format_count(info[key].get<int64_t>()); };
+  print_row(report, "model", text("model"));
+  print_row(report, "source", text("source"));
+  print_row(report, "container", text("container") + ", " + text("keys") + " keys");
+  const bool inferred = info["config_inferred"].get<bool>();
+  print_row(report, "family",
+            text("family") + (inferred ? " (inferred; --family says otherwise)" : ""));
+  print_row(report, "parameters",
+            count("parameters") + " (encoder " + count("encoder_parameters") + ", decoder " +
+                count("decoder_parameters") + ")");
+  print_row(report, "dtype",
+            text("dtype") + ", " + format_bytes(info["weight_bytes"].get<int64_t>()));
+  print_row(report, "latents", shape_text(info["latent_shape"]));
+  print_row(report, "latent space", text("latent_space").substr(0, 16));
+  if (args.size) {
+    print_plan(report, "decode", *args.size, plans.decode);
+    print_plan(report, "encode", *args.size, plans.encode);
+  }
+  report.line(inferred ? "config (inferred from the tensors)" : "config");
+  for (const auto& [key, value] : info["config"].items()) {
+    report.line("  " + key + ": " + printable(value.dump()));
+  }
+}
+
+int run(const InfoArgs& args) {
+  const Report report(args.report.quiet, args.report.json);
+  const RunOptions options = args.run.options();
+  const AutoencoderKL model = args.model.load();
+  const Plans plans = args.size ? plans_for(model, *args.size, options) : Plans();
+  const Json info = document(model, args, plans);
+  print(report, info, args, plans);
+  report.json(info);
+  return 0;
+}
+
+}  // namespace
+
+void add_info(CLI::App& program, Action& action) {
+  const auto args = std::make_shared<InfoArgs>();
+  CLI::App* app =
+      add_command(program, "info", "Print a model's config, size, and what a job would take",
+                  "calotype info [--model M] [--size WxH] [OPTIONS]",
+                  "  calotype info\n"
+                  "  calotype info --model z-image --size 2560x1440\n"
+                  "  calotype info --model ae.safetensors --family flux --json");
+  add_size(*app, "--size", args->size, "Also print FLOP and planned peak memory for a picture");
+  args->report.add(*app, "Print errors only");
+  args->model.add(*app);
+  args->run.add(*app);
+  app->callback([args, &action] { action = [args] { return run(*args); }; });
+}
+
+}  // namespace calotype::cli

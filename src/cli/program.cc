@@ -1,0 +1,92 @@
+#include "cli/program.h"
+
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <new>
+#include <string>
+
+#include "calotype/error.h"
+#include "calotype/version.h"
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/report.h"
+
+namespace calotype::cli {
+namespace {
+
+// CLI11's messages, as sentences that name the help to read.
+int report_usage(const CLI::App& program, const CLI::ParseError& error) {
+  const auto chosen = program.get_subcommands();
+  const std::string command = chosen.empty() ? "calotype" : "calotype " + chosen[0]->get_name();
+  std::string what = error.what();
+  if (chosen.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    what = "a command is missing: encode, decode, roundtrip, info, convert, list or bench";
+  } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    constexpr std::string_view kOne = "The following argument was not expected: ";
+    constexpr std::string_view kSeveral = "The following arguments were not expected: ";
+    if (what.starts_with(kOne)) what.replace(0, kOne.size(), "unexpected argument ");
+    if (what.starts_with(kSeveral)) what.replace(0, kSeveral.size(), "unexpected arguments ");
+  }
+  print_error(what + " (see " + command + " --help)");
+  return kWrongUsage;
+}
+
+int run(int argc, char** argv) {
+  CLI::App program("Pictures to latents and back: the KL autoencoder of latent diffusion models.",
+                   "calotype");
+  set_help(program, "calotype COMMAND [OPTIONS]",
+           "Try it with the embedded model:\n"
+           "  calotype encode photo.jpg -o photo.safetensors\n"
+           "  calotype decode photo.safetensors -o back.png\n"
+           "  calotype roundtrip photo.jpg --compare compare.png\n"
+           "Each command has its own help: calotype decode --help\n"
+           "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
+  program.set_version_flag("--version", "calotype " CALOTYPE_VERSION, "Print the version and exit");
+  program.require_subcommand(1);
+  Action action;
+  add_encode(program, action);
+  add_decode(program, action);
+  add_roundtrip(program, action);
+  add_info(program, action);
+  add_convert(program, action);
+  add_list(program, action);
+  add_bench(program, action);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::Success& help_or_version) {
+    return program.exit(help_or_version);
+  } catch (const CLI::ParseError& error) {
+    return report_usage(program, error);
+  }
+  return action();
+}
+
+// A report that did not reach its reader is a failed job.
+int flush(int code) {
+  std::cout.flush();
+  if (std::cout && std::fflush(stdout) == 0) return code;
+  print_error("standard output: the report cannot be written");
+  return code == 0 ? kFailed : code;
+}
+
+}  // namespace
+
+int calotype_main(int argc, char** argv) {
+  install_signal_handlers();
+  try {
+    return flush(run(argc, argv));
+  } catch (const Error& error) {
+    print_error(error.what());
+    return exit_code(error);
+  } catch (const std::bad_alloc&) {
+    print_error("the machine has not enough memory for this job");
+    return kFailed;
+  } catch (const std::exception& error) {
+    print_error(std::string("a fault in calotype itself: ") + error.what());
+    return kFailed;
+  }
+}
+
+}  // namespace calotype::cli
