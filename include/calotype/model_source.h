@@ -96,6 +96,15 @@ struct LoadOptions {
 // checks names and shapes of what it uses.
 CALOTYPE_API Model load_model(const std::string& name = "", const LoadOptions& options = {});
 
+// A model from weights in memory, under the names that files have (diffusers or original ones, bare
+// or prefixed). `storage` keeps what `tensors` points into. `config_json`: the text of a
+// config.json; without it the config is inferred, as load_model does. `source` is Model::source and
+// names the tensors in errors.
+CALOTYPE_API Model model_from_tensors(std::map<std::string, TensorView> tensors,
+                                      std::optional<std::string> config_json,
+                                      std::vector<std::shared_ptr<const void>> storage,
+                                      const std::string& source, const LoadOptions& options = {});
+
 struct ModelEntry {
   std::string name;       // what --model takes
   std::string container;  // "embedded", "ollama", "hub"

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "calotype/export.h"
@@ -74,6 +75,10 @@ class CALOTYPE_API Tensor {
   Tensor() = default;
   explicit Tensor(Shape shape);  // values are uninitialised
   Tensor(Shape shape, std::span<const float> values);
+  // Refers to values that outlive the tensor, or that `owner` keeps alive: no copy. They need no
+  // more alignment than a float, and must not be written through the tensor.
+  static Tensor borrow(Shape shape, const float* values,
+                       std::shared_ptr<const void> owner = nullptr);
   Tensor(Tensor&&) noexcept = default;
   Tensor& operator=(Tensor&&) noexcept = default;
   Tensor clone() const;
@@ -89,11 +94,16 @@ class CALOTYPE_API Tensor {
 
  private:
   struct Free {
+    Free() noexcept : borrowed(false) {}
+    explicit Free(std::shared_ptr<const void> keep) noexcept
+        : borrowed(true), owner(std::move(keep)) {}
+    bool borrowed;
+    std::shared_ptr<const void> owner;
     void operator()(float* p) const noexcept;
   };
   Shape shape_;
   int64_t size_ = 0;
-  std::unique_ptr<float[], Free> data_;  // 64-byte aligned
+  std::unique_ptr<float[], Free> data_;  // 64-byte aligned, but where it is borrowed
 };
 
 // [N, C, H, W] <-> [N, H, W, C]. Throws Error(kInvalidArgument) unless the rank is 4.

@@ -32,7 +32,9 @@ void check_rank(const Tensor& tensor) {
 
 }  // namespace
 
-void Tensor::Free::operator()(float* p) const noexcept { std::free(p); }
+void Tensor::Free::operator()(float* p) const noexcept {
+  if (!borrowed) std::free(p);
+}
 
 Tensor::Tensor(Shape shape) : shape_(std::move(shape)), size_(byte_count(DType::kF32, shape_) / 4) {
   data_.reset(allocate(size_));
@@ -44,6 +46,14 @@ Tensor::Tensor(Shape shape, std::span<const float> values) : Tensor(std::move(sh
          " values, not ", values.size());
   }
   std::copy(values.begin(), values.end(), data_.get());
+}
+
+Tensor Tensor::borrow(Shape shape, const float* values, std::shared_ptr<const void> owner) {
+  Tensor tensor;
+  tensor.shape_ = std::move(shape);
+  tensor.size_ = element_count(tensor.shape_);
+  tensor.data_ = {const_cast<float*>(values), Free(std::move(owner))};
+  return tensor;
 }
 
 Tensor Tensor::clone() const {
