@@ -113,6 +113,10 @@ class Graph {
   Activation output_;
 };
 
+// The same network with every 1x1 shortcut as a node of its own, before the block's first
+// convolution, and added as a residual.
+Graph lower(const Graph& graph);
+
 const std::string& name_of(const Node& node);
 Activation output_of(const Node& node);
 std::vector<Activation> inputs_of(const Node& node);  // x, then residual

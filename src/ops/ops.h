@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ops/graph.h"
@@ -56,7 +57,7 @@ struct ConstRows {
 // a group, in that order, so that merging the bands in order gives the same whatever order they
 // were computed in.
 struct BandStats {
-  int64_t band_rows = 0;  // rows of a band; the last may be shorter
+  int64_t band_rows = 0;  // rows of a band; the first may have others, the last fewer
   int64_t bands = 0, batch = 0, groups = 0;
   std::vector<GroupStats> values;  // [bands][batch][groups]
 
@@ -70,13 +71,12 @@ struct BandStats {
 struct ConvCall {
   const ConvNode* node = nullptr;
   int64_t batch = 1;
-  ConstRows x;  // at least the rows that y's rows need, where the picture has them
+  ConstRows x;                          // at least Ops::input_rows of y's rows
   std::span<const GroupStats> x_stats;  // [batch][groups] where node->norm
-  ConstRows residual;  // where node->residual: at least y's rows. May be the memory of y where
-                       // there is no shortcut
-  Rows y;  // first_row is a multiple of Ops::band_rows; rows too, but for the last rows of the
-           // picture
-  BandStats* y_stats = nullptr;  // the bands of y's rows are written, where somebody norms y
+  ConstRows residual;              // where node->residual: at least y's rows; may be y's memory
+  Rows y;                          // whole bands: starts where a band starts, ends where one ends
+  BandStats* y_stats = nullptr;    // the bands of y's rows are written, where somebody norms y
+  const void* prepared = nullptr;  // what Ops::prepare filled, where prepared_bytes > 0
 };
 
 struct AttentionCall {
@@ -88,6 +88,9 @@ struct AttentionCall {
   BandStats* y_stats = nullptr;
 };
 
+// A whole graph is lowered (lower() in graph.h) before Ops run it: a 1x1 shortcut is a node of its
+// own there, so that the sum is the same whether or not the shortcut was kept in memory.
+//
 // Implementations split work over their own threads, call `tick` from the calling thread now and
 // then (it throws to cancel), and give the same bytes for any number of threads, any batch a
 // picture is in, and any split of y into calls.
@@ -97,9 +100,21 @@ class Ops {
 
   virtual ~Ops() = default;
   virtual DType element() const = 0;  // of activations: F32 or F64
-  // Rows of y that one unit of work makes: the grid of `ConvCall::y` and of BandStats, anchored at
-  // the picture's top. Depends on the node's shape and the machine's instruction set alone.
+  // Bands are the rows of y that one unit of work makes: the grid of `ConvCall::y` and of
+  // BandStats. Band 0 has first_band_rows, the others band_rows, the last what is left. Both depend
+  // on the node's shape and the machine's instruction set alone.
   virtual int64_t band_rows(const Graph& graph, const Node& node) const = 0;
+  virtual int64_t first_band_rows(const Graph& graph, const Node& node) const {
+    return band_rows(graph, node);
+  }
+  // Rows [first, last) of x that rows [first, last) of y are made from, inside the picture.
+  virtual std::pair<int64_t, int64_t> input_rows(const Graph& graph, const ConvNode& node,
+                                                 int64_t first, int64_t last) const;
+
+  // Weights as the kernels read them (transformed, repacked): a pass over a picture may be many
+  // calls, but prepares once. Bytes that prepare() fills at `memory` (64-byte aligned); 0: none.
+  virtual int64_t prepared_bytes(const Graph&, const Node&) const { return 0; }
+  virtual void prepare(const Graph&, const Node&, void* /*memory*/) {}
   // Bytes that a call allocates for itself (transformed weights, tiles of every thread).
   virtual int64_t workspace_bytes(const Graph& graph, const Node& node, int64_t batch) const = 0;
   virtual std::string algorithm(const Graph& graph, const Node& node) const = 0;
