@@ -35,9 +35,9 @@ CALOTYPE_API Tensor decode_image(std::span<const std::byte> bytes, const std::st
                                  const ReadImageOptions& options = {});
 
 struct WriteImageOptions {
-  int quality = 95;                             // JPEG and WebP, 1 to 100; 100 is lossless for WebP
-  int bit_depth = 8;                            // PNG: 8 or 16
-  std::map<std::string, std::string> metadata;  // .safetensors only
+  int quality = 95;   // JPEG and WebP, 1 to 100; 100 is lossless for WebP
+  int bit_depth = 8;  // PNG: 8 or 16
+  std::map<std::string, std::string> metadata = {};  // .safetensors only
 };
 
 // [1, H, W, 3] (npy and safetensors: [B, H, W, 3], unclamped) to a file that appears whole or not
@@ -53,12 +53,13 @@ CALOTYPE_API std::vector<std::byte> encode_image(const Tensor& image, ImageForma
 CALOTYPE_API void to_uint8(std::span<const float> image, std::span<uint8_t> out);
 CALOTYPE_API void from_uint8(std::span<const uint8_t> bytes, std::span<float> image);
 
-// Antialiased Lanczos (a = 3), edges repeated. [B, H, W, C].
+// Lanczos (a = 3), antialiased, the window cut at the edges: as Pillow does. [B, H, W, C].
 CALOTYPE_API Tensor resize(const Tensor& image, int64_t height, int64_t width);
 
 // Of the 8-bit pictures (both clamped and rounded first). Infinity where they are equal.
 CALOTYPE_API double psnr(const Tensor& a, const Tensor& b);
-// Wang et al. 2004: 11x11 Gaussian window, sigma 1.5, per channel, averaged; of the 8-bit pictures.
+// Wang et al. 2004: 11x11 Gaussian window (smaller where a side is), sigma 1.5, per channel,
+// averaged; of the 8-bit pictures.
 CALOTYPE_API double ssim(const Tensor& a, const Tensor& b);
 
 // Original, result and their difference (times `amplification`, around grey) side by side, each

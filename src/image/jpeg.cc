@@ -161,13 +161,13 @@ Bitmap decode_jpeg(std::span<const std::byte> bytes, const std::string& file) {
     check_claim(file, bitmap.width, bitmap.height, bitmap.width * bitmap.height, 512, bytes.size());
   }
   bitmap.model = model_of(r, file);
+  bitmap.orientation = orientation_of(r);  // now: the markers are freed with the last row
   const J_COLOR_SPACE colour_space = bitmap.model == ColourModel::kGrey  ? JCS_GRAYSCALE
                                      : bitmap.model == ColourModel::kRgb ? JCS_RGB
                                                                          : JCS_CMYK;
   if (!start(r, colour_space)) refuse(r, file);
   bitmap.allocate();
   if (!read_rows(r, bitmap.samples.get(), bitmap.row_bytes())) refuse(r, file);
-  bitmap.orientation = orientation_of(r);
   const auto* icc = reinterpret_cast<const std::byte*>(r.icc);
   bitmap.icc.assign(icc, icc + r.icc_size);
   return bitmap;
