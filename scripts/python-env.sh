@@ -29,7 +29,7 @@ if [ ! -e "$environment/complete" ]; then
     "$python" -m venv "$environment" >&2
     # The list is complete: what a package only wants for GPUs is left out of it.
     "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
-      --no-deps --requirement "$requirements" >&2
+      --no-compile --no-deps --requirement "$requirements" >&2
     touch "$environment/complete"
   fi
   exec 9>&-
