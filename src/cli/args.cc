@@ -14,15 +14,24 @@ constexpr int64_t kMostThreads = 1024;
 constexpr int64_t kLongestSide = 1 << 20;
 constexpr int kHelpColumn = 30;
 
+// CLI11's help without what the descriptions say anyway, and the usage line first.
 class HelpFormatter : public CLI::Formatter {
  public:
   explicit HelpFormatter(std::string usage) : usage_(std::move(usage)) {
     column_width(kHelpColumn);
     label("Positionals", "Inputs");
-    label("REQUIRED", "(required)");
   }
-  std::string make_usage(const CLI::App*, std::string) const override {
-    return "Usage: " + usage_ + "\n";
+  std::string make_usage(const CLI::App*, std::string) const override { return {}; }
+  std::string make_description(const CLI::App* app) const override {
+    return "Usage: " + usage_ + "\n\n" + app->get_description() + ".\n";
+  }
+  std::string make_help(const CLI::App* app, std::string name,
+                        CLI::AppFormatMode mode) const override {
+    std::string help = Formatter::make_help(app, std::move(name), mode);
+    return CLI::detail::find_and_replace(std::move(help), "\n\n\n", "\n\n");
+  }
+  std::string make_option_opts(const CLI::Option* option) const override {
+    return option->get_type_name().empty() ? "" : " " + option->get_type_name();
   }
 
  private:
@@ -82,7 +91,7 @@ void set_help(CLI::App& app, const std::string& usage, const std::string& footer
 
 CLI::App* add_command(CLI::App& program, const std::string& name, const std::string& description,
                       const std::string& usage, const std::string& examples) {
-  CLI::App* command = program.add_subcommand(name, description);
+  CLI::App* command = program.add_subcommand(name, description)->group("Commands");
   set_help(*command, usage, "Examples:\n" + examples);
   return command;
 }
@@ -141,7 +150,7 @@ void ModelArgs::add(CLI::App& app) {
 }
 
 AutoencoderKL ModelArgs::load() const {
-  return AutoencoderKL::load(model, {.family = family, .verify = verify});
+  return AutoencoderKL::load(model == kEmbedded ? "" : model, {.family = family, .verify = verify});
 }
 
 void RunArgs::add(CLI::App& app) {
@@ -157,11 +166,13 @@ void RunArgs::add(CLI::App& app) {
 }
 
 RunOptions RunArgs::options() const {
+  static const std::map<std::string, Precision> kPrecisions = {
+      {"f32", Precision::kF32}, {"fast", Precision::kFast}, {"bf16", Precision::kBF16}};
   RunOptions options;
-  options.backend = backend == "reference" ? Backend::kReference : Backend::kCpu;
-  options.precision = precision == "fast"   ? Precision::kFast
-                      : precision == "bf16" ? Precision::kBF16
-                                            : Precision::kF32;
+  if (!backend.empty()) {
+    options.backend = backend == "reference" ? Backend::kReference : Backend::kCpu;
+  }
+  if (!precision.empty()) options.precision = kPrecisions.at(precision);
   options.threads = static_cast<int>(threads);
   if (std::getenv("CALOTYPE_SIMD") != nullptr) {
     try {
@@ -178,9 +189,10 @@ void ReportArgs::add(CLI::App& app, const std::string& quiet_description) {
   app.add_flag("--json", json, "Print the report as JSON");
 }
 
-CLI::Option* OutputArgs::add(CLI::App& app, const std::string& what) {
+CLI::Option* OutputArgs::add(CLI::App& app, const std::string& what,
+                             const std::string& force_description) {
   CLI::Option* option = app.add_option("-o,--output", output, what)->type_name("OUT");
-  app.add_flag("--force", force, "Overwrite files that exist where -o is a folder");
+  app.add_flag("--force", force, force_description);
   return option;
 }
 

@@ -36,6 +36,9 @@ struct Size {
 CLI::Option* add_size(CLI::App& app, const std::string& names, std::optional<Size>& value,
                       const std::string& description);
 
+// The embedded model by name, as `calotype list` shows it; a folder of that name is ./embedded.
+constexpr const char* kEmbedded = "embedded";
+
 // Which model, and how to trust it.
 struct ModelArgs {
   std::string model, family;
@@ -43,13 +46,13 @@ struct ModelArgs {
 
   void add(CLI::App& app);
   AutoencoderKL load() const;
-  std::string name() const { return model.empty() ? "embedded" : model; }
+  std::string name() const { return model.empty() ? kEmbedded : model; }
 };
 
 // How to compute.
 struct RunArgs {
-  std::string backend = "cpu", precision = "f32";
-  int64_t threads = 0;  // 0: not given
+  std::string backend, precision;  // empty: what the library takes
+  int64_t threads = 0;             // 0: not given
 
   void add(CLI::App& app);
   // Also checks the environment variable CALOTYPE_SIMD: a bad one is wrong usage.
@@ -68,7 +71,9 @@ struct OutputArgs {
   std::string output;
   bool force = false;
 
-  CLI::Option* add(CLI::App& app, const std::string& what);
+  CLI::Option* add(
+      CLI::App& app, const std::string& what,
+      const std::string& force_description = "Overwrite files that exist where -o is a folder");
 };
 
 // How pictures are read.

@@ -40,6 +40,7 @@ struct BenchResult {
   double flop_executed = 0;
   int64_t peak_resident_bytes = 0;  // of the process, everything included
   MachineLimits limits;
+  std::string backend, precision, simd;
   int threads = 0;
 };
 
@@ -113,6 +114,10 @@ BenchResult measure(const AutoencoderKL& model, const BenchArgs& args) {
   for (const LayerReport& layer : result.layers) result.flop_executed += layer.flop_executed;
   result.peak_resident_bytes = peak_resident_bytes();  // before the limits are measured
   result.threads = options.threads > 0 ? options.threads : default_threads();
+  result.backend = args.run.backend.empty() ? "cpu" : args.run.backend;
+  result.precision = args.run.precision.empty() ? "f32" : args.run.precision;
+  if (result.backend == "reference") result.precision = "f64";
+  result.simd = cpu_simd_target();
   result.limits = measure_limits(result.threads);
   return result;
 }
@@ -196,8 +201,8 @@ void print(const Report& report, const BenchArgs& args, const BenchResult& resul
   const double megapixels = static_cast<double>(image.at(1) * image.at(2)) * 1e-6;
   report.line(printf_string("%s %s: %s, %s, %s, %s, %d thread%s", args.job.c_str(),
                             format_size(image.at(2), image.at(1)).c_str(),
-                            args.model_name().c_str(), args.run.backend.c_str(),
-                            args.run.precision.c_str(), cpu_simd_target().c_str(), result.threads,
+                            args.model_name().c_str(), result.backend.c_str(),
+                            result.precision.c_str(), result.simd.c_str(), result.threads,
                             result.threads == 1 ? "" : "s"));
   report.line(printf_string(
       "median %s of %lld (%s to %s), %.3f megapixels/s", format_seconds(result.median).c_str(),

@@ -126,7 +126,8 @@ void add_convert(CLI::App& program, Action& action) {
       "weights\n"
       "keep their bytes without --dtype.");
   CLI::Option* output =
-      args->output.add(*app, "A diffusers folder (OUT/), a .safetensors or a .gguf file");
+      args->output.add(*app, "A diffusers folder (OUT/), a .safetensors or a .gguf file",
+                       "Overwrite a folder or an Ollama name that exists");
   app->add_option("--ollama", args->ollama, "A name in the Ollama store ($OLLAMA_MODELS)")
       ->type_name("NAME")
       ->excludes(output);

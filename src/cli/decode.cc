@@ -43,6 +43,7 @@ LatentFile read_file(const DecodeArgs& args, const AutoencoderKL& model, const s
     options.image_width = args.size->width;
     options.image_height = args.size->height;
   }
+  options.unscaled = args.unscaled;
   LatentFile file = read_latents(path, model.config(), options);
   if (!file.latent_space.empty() && file.latent_space != model.latent_space_hash() &&
       !args.output.force) {

@@ -154,8 +154,8 @@ void add_encode(CLI::App& program, Action& action) {
   CLI::Option* sample =
       app->add_flag("--sample", args->sample, "Draw from the posterior instead of taking its mode");
   add_number(*app, "--seed", args->seed, 0, INT64_MAX,
-             "Of --sample (default 0); every picture gets the same noise,\n"
-             "so that its latents do not depend on the others")
+             "Of --sample (default 0). Every picture gets the same noise, so\n"
+             "that its latents do not depend on the others")
       ->needs(sample);
   CLI::Option* moments =
       app->add_flag("--moments", args->moments, "Write mean and logvar, unscaled")

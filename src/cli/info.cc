@@ -137,7 +137,7 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   }
   report.line(inferred ? "config (inferred from the tensors)" : "config");
   for (const auto& [key, value] : info["config"].items()) {
-    report.line("  " + key + ": " + printable(value.dump()));
+    if (!value.is_null()) report.line("  " + key + ": " + printable(value.dump()));
   }
 }
 

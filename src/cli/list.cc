@@ -31,7 +31,10 @@ void print_table(const std::vector<ModelEntry>& entries) {
 }
 
 int run(const ReportArgs& args) {
-  const std::vector<ModelEntry> entries = list_models();
+  std::vector<ModelEntry> entries = list_models();
+  for (ModelEntry& entry : entries) {
+    if (entry.name.empty()) entry.name = kEmbedded;
+  }
   if (args.json) {
     Json models = Json::array();
     for (const ModelEntry& entry : entries) {

@@ -34,7 +34,7 @@ int report_usage(const CLI::App& program, const CLI::ParseError& error) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App program("Pictures to latents and back: the KL autoencoder of latent diffusion models.",
+  CLI::App program("Pictures to latents and back: the KL autoencoder of latent diffusion models",
                    "calotype");
   set_help(program, "calotype COMMAND [OPTIONS]",
            "Try it with the embedded model:\n"

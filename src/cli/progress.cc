@@ -21,10 +21,13 @@ int terminal_columns() {
   return known ? size.ws_col : 80;
 }
 
+std::string whole_seconds(double seconds) {
+  return seconds < 99 ? printf_string("%.0f s", seconds) : format_seconds(seconds);
+}
+
 std::string remaining(double fraction, double seconds) {
   if (fraction < 0.02) return "";
-  const double left = seconds * (1 - fraction) / fraction;
-  return ", " + (left < 99 ? printf_string("%.0f s", left) : format_seconds(left)) + " left";
+  return ", " + whole_seconds(seconds * (1 - fraction) / fraction) + " left";
 }
 
 }  // namespace
@@ -79,7 +82,7 @@ void ProgressMeter::draw_bar(double fraction, double seconds) {
 
 void ProgressMeter::print_line(double fraction, double seconds) {
   std::fprintf(stderr, "calotype: %s: %.0f %% after %s%s\n", label_.c_str(), 100 * fraction,
-               format_seconds(seconds).c_str(), remaining(fraction, seconds).c_str());
+               whole_seconds(seconds).c_str(), remaining(fraction, seconds).c_str());
 }
 
 }  // namespace calotype::cli
