@@ -6,6 +6,7 @@
 #include "cpu/problem.h"
 #include "cpu/simd.h"
 #include "cpu/thread_pool.h"
+#include "cpu/winograd.h"
 
 namespace calotype {
 namespace cpu {
@@ -15,29 +16,41 @@ const ConvNode* as_conv(const Node& node) { return std::get_if<ConvNode>(&node);
 
 class CpuOps : public Ops {
  public:
-  CpuOps(const Simd& simd, int threads) : simd_(simd), work_(threads) {}
+  CpuOps(const Simd& simd, int threads, bool fast) : simd_(simd), fast_(fast), work_(threads) {}
 
   DType element() const override { return DType::kF32; }
 
-  int64_t band_rows(const Graph&, const Node& node) const override {
-    return as_conv(node) != nullptr ? kDirectBandRows : kAttentionBandRows;
+  int64_t band_rows(const Graph& graph, const Node& node) const override {
+    const ConvNode* conv = as_conv(node);
+    if (conv == nullptr) return kAttentionBandRows;
+    if (!winograd_takes(*conv)) return kDirectBandRows;
+    return WinogradShape(*conv, graph.extent(conv->x), graph.extent(conv->y), fast_).band_rows();
   }
 
   int64_t workspace_bytes(const Graph& graph, const Node& node, int64_t batch) const override {
     const Extent y = graph.extent(output_of(node));
-    if (const ConvNode* conv = as_conv(node)) {
-      return direct_workspace_bytes(*conv, graph.extent(conv->x), y, batch, work_.threads);
-    }
-    return attention_workspace_bytes(y, batch, work_.threads);
+    const ConvNode* conv = as_conv(node);
+    if (conv == nullptr) return attention_workspace_bytes(y, batch, work_.threads);
+    const Extent x = graph.extent(conv->x);
+    return winograd_takes(*conv)
+               ? winograd_workspace_bytes(*conv, x, y, fast_, batch, work_.threads)
+               : direct_workspace_bytes(*conv, x, y, batch, work_.threads);
   }
 
-  std::string algorithm(const Graph&, const Node& node) const override {
-    return as_conv(node) != nullptr ? "direct" : "attention";
+  std::string algorithm(const Graph& graph, const Node& node) const override {
+    const ConvNode* conv = as_conv(node);
+    if (conv == nullptr) return "attention";
+    if (!winograd_takes(*conv)) return "direct";
+    const WinogradShape shape(*conv, graph.extent(conv->x), graph.extent(conv->y), fast_);
+    return cat("winograd F(", shape.outputs, ",", shape.taps, ")");
   }
 
   double flop_executed(const Graph& graph, const Node& node) const override {
-    if (as_conv(node) != nullptr) return flop_of(graph, node);
-    return attention_flop(graph.extent(output_of(node)));
+    const Extent y = graph.extent(output_of(node));
+    const ConvNode* conv = as_conv(node);
+    if (conv == nullptr) return attention_flop(y);
+    if (!winograd_takes(*conv)) return flop_of(graph, node);
+    return winograd_flop(*conv, graph.extent(conv->x), y, fast_);
   }
 
   void conv(const ConvCall& call, const Tick& tick) override {
@@ -45,8 +58,12 @@ class CpuOps : public Ops {
     FoldedNorm norm;
     if (node.norm) norm = fold_norm(*node.norm, call.x_stats, call.batch);
     Stages stages(tick);
-    direct_conv(simd_, {call, node, call.x.extent, call.y.extent, norm, fold_bias(node)}, work_,
-                stages);
+    const ConvProblem problem{call, node, call.x.extent, call.y.extent, norm, fold_bias(node)};
+    if (winograd_takes(node)) {
+      winograd_conv(simd_, problem, fast_, work_, stages);
+    } else {
+      direct_conv(simd_, problem, work_, stages);
+    }
   }
 
   void attention(const AttentionCall& call, const Tick& tick) override {
@@ -70,6 +87,7 @@ class CpuOps : public Ops {
   }
 
   const Simd& simd_;
+  const bool fast_;
   Workspace work_;
   std::vector<float> bias_;
 };
@@ -83,7 +101,8 @@ std::unique_ptr<Ops> make_cpu_ops(Precision precision, int threads) {
     fail(ErrorCode::kUnsupported,
          "this machine has no bf16 instructions (AVX512-BF16 or AMX); use --precision f32 or fast");
   }
-  return std::make_unique<cpu::CpuOps>(simd, threads > 0 ? threads : default_threads());
+  return std::make_unique<cpu::CpuOps>(simd, threads > 0 ? threads : default_threads(),
+                                       precision == Precision::kFast);
 }
 
 std::vector<std::string> cpu_simd_targets() {

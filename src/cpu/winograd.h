@@ -1,0 +1,78 @@
+// 3x3 convolutions by Winograd's algorithm, at every sampling:
+//   same        F(4x4, 3x3), or F(6x6, 3x3) where speed is worth four times the error
+//   upsample    nearest 2x then 3x3 is a 2x2 convolution for each of the four phases of the output
+//               pixel, on the small picture: F(5x5, 2x2)
+//   downsample  stride 2 is a 2x2 convolution over the four phases of the input pixel as so many
+//               more channels: F(5x5, 2x2)
+//
+// Rows of y are aligned to tiles and those to bands in all three, so that a band needs just the
+// rows of x that its convolution needs. The phases of an upsampled row's columns share one
+// transformed input (the tiles of odd columns start a pixel earlier); those of its rows do not.
+#pragma once
+
+#include "cpu/problem.h"
+
+namespace calotype::cpu {
+
+enum class Tiles { kF43, kF63, kF52 };
+
+struct WinogradShape {
+  WinogradShape(const ConvNode& node, Extent x, Extent y, bool fast);
+
+  Tiles tiles;
+  int64_t outputs, taps, points, products;  // of a tile: m, r, n, n^2
+  int64_t in, in_padded, out, out_padded;
+  int64_t in_phases;   // 4 downsampling: (row, column) phases of x as channels
+  int64_t passes;      // 2 upsampling: phases of y's rows, each with its own transformed input
+  int64_t out_phases;  // 2 upsampling: phases of y's columns in a pass
+  int64_t tile_rows, tile_columns;    // of a picture
+  int64_t block_rows, block_columns;  // tiles of a block
+  int64_t blocks;                     // in a band
+  int64_t shortcut_in;                // channels
+  int64_t depth() const { return in_phases * in_padded; }
+  int64_t groups() const { return passes * out_phases; }  // of out_padded columns of the weights
+  int64_t band_rows() const { return block_rows * outputs * passes; }
+  int64_t tiles_of_block() const { return block_rows * block_columns; }
+  int64_t patch_rows() const { return block_rows * outputs + taps - 1; }
+  int64_t patch_columns() const { return block_columns * outputs + taps - 1; }
+
+  // Channels that are read, and output channels that are finished, at a time.
+  int64_t in_chunk, out_chunk;
+
+  int64_t weight_floats() const { return products * groups() * depth() * out_padded; }
+  int64_t shortcut_floats() const { return round_up(shortcut_in, kBlock) * out_padded; }
+  // Parts of a thread's scratch, in this order.
+  int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
+  // Planes of one product lie a cache line further apart than they are long: at powers of two all
+  // would share their sets of the cache.
+  int64_t plane_floats() const { return depth() * tiles_of_block() + kBlock; }
+  int64_t input_floats() const { return products * plane_floats(); }
+  int64_t result_floats() const { return products * tiles_of_block() * out_chunk; }
+  int64_t added_floats() const {
+    return shortcut_in > 0 ? outputs * block_columns * outputs * out_chunk : 0;
+  }
+  int64_t started_floats() const { return out_padded / kBlock; }
+  int64_t slot_floats() const;
+
+  // Blocks of 16 channels [first, end) of the depth that product (row, column) needs: a
+  // downsampling filter's odd phases have one tap, and nothing at infinity.
+  struct Range {
+    int64_t first, end;
+  };
+  Range depth_of(int64_t row, int64_t column) const;
+};
+
+// True where the algorithm takes the layer (kernel 3, enough channels to fill its vectors).
+bool winograd_takes(const ConvNode& node);
+
+double winograd_flop(const ConvNode& node, Extent x, Extent y, bool fast);
+int64_t winograd_workspace_bytes(const ConvNode& node, Extent x, Extent y, bool fast, int64_t batch,
+                                 int threads);
+void winograd_conv(const Simd& simd, const ConvProblem& problem, bool fast, Workspace& work,
+                   Stages& stages);
+
+// Transforms the weights (and packs those of the shortcut) into `work`; used by winograd_conv.
+void winograd_weights(const Simd& simd, const ConvNode& node, const WinogradShape& shape,
+                      Workspace& work, Stages& stages);
+
+}  // namespace calotype::cpu

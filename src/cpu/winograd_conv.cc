@@ -1,0 +1,520 @@
+#include "cpu/winograd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/winograd_conv.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.
+#include "cpu/gemm-inl.h"
+#include "cpu/winograd-inl.h"
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+
+#ifndef CALOTYPE_CPU_WINOGRAD_CONV_ONCE
+#define CALOTYPE_CPU_WINOGRAD_CONV_ONCE
+namespace calotype::cpu {
+
+// Tiles [row, row + rows) x [column, column + columns) of a picture and output channels
+// [first, end): one job.
+struct WinogradBlock {
+  int64_t picture, row, rows, column, columns, first, end;
+};
+
+struct WinogradJob {
+  const ConvProblem& p;
+  const WinogradShape& s;
+  const float* weights;
+  const float* shortcut;
+  bool stream;  // y goes past the caches
+};
+
+}  // namespace calotype::cpu
+#endif  // CALOTYPE_CPU_WINOGRAD_CONV_ONCE
+
+HWY_BEFORE_NAMESPACE();
+namespace calotype::cpu {
+namespace HWY_NAMESPACE {
+
+// A thread's scratch, by its parts.
+struct Scratch {
+  Scratch(const WinogradShape& s, float* memory)
+      : patch(memory),
+        input(patch + round_up(s.patch_floats(), kBlock)),
+        results(input + s.input_floats()),
+        added(results + s.result_floats()),
+        started(added + s.added_floats()) {}
+  float* patch;    // [channel / 16][row][column][16]
+  float* input;    // [product][depth / 16][tile][16], transformed
+  float* results;  // [channel / 16][tile][product][16]
+  float* added;    // the shortcut's, of one row of tiles: [channel / 16][row][column][16]
+  float* started;  // of each 16 channels, nonzero once their sums are
+};
+
+template <Reading kReading>
+HWY_INLINE void read_block(const float* x, int64_t channel, int64_t channels,
+                           const NormPointers& norm, float* out) {
+  if (channel + kBlock <= channels) {
+#pragma GCC unroll 16
+    for (int64_t c = 0; c < kBlock; c += kLanes) {
+      hn::StoreU(read<kReading>(hn::LoadU(d, x + channel + c), norm, channel + c), d, out + c);
+    }
+    return;
+  }
+  for (int64_t c = 0; c < kBlock; c += kLanes) {
+    const int64_t at = channel + c;
+    const V v = load_part(x + std::min(at, channels), channels - at);
+    store_part(read<kReading>(v, norm, at), out + c, kLanes);
+  }
+}
+
+// Channels [channel, channel + count) of the pixels that the block's tiles read: pixel (r, c) of
+// the patch is (top + r * step, left + c * step) of x.
+template <Reading kReading>
+void fill_patch(const WinogradJob& job, const WinogradBlock& b, int64_t top, int64_t left,
+                int64_t step, int64_t channel, int64_t count, float* patch) {
+  const ConvProblem& p = job.p;
+  const WinogradShape& s = job.s;
+  const NormPointers norm = {p.norm.mean(b.picture), p.norm.scale(b.picture),
+                             p.norm.shift(b.picture)};
+  const int64_t rows = b.rows * s.outputs + s.taps - 1;
+  const int64_t columns = b.columns * s.outputs + s.taps - 1;
+  const int64_t plane = s.patch_rows() * s.patch_columns() * kBlock;
+  const auto zero_pixel = [&](float* out) HWY_ATTR {
+    for (int64_t k = 0; k < count; k += kBlock) {
+      for (int64_t c = 0; c < kBlock; c += kLanes)
+        hn::StoreU(hn::Zero(d), d, out + k / kBlock * plane + c);
+    }
+  };
+  for (int64_t r = 0; r < rows; r++) {
+    float* out = patch + r * s.patch_columns() * kBlock;
+    const int64_t y = top + r * step;
+    if (y < 0 || y >= p.x.h) {
+      for (int64_t c = 0; c < columns; c++) zero_pixel(out + c * kBlock);
+      continue;
+    }
+    const float* row = p.x_row(b.picture, y);
+    const int64_t ahead = r + 1 < rows && y + step < p.x.h ? step * p.x.w * s.in : 0;
+    for (int64_t c = 0; c < columns; c++, out += kBlock) {
+      const int64_t x = left + c * step;
+      if (x < 0 || x >= p.x.w) {
+        zero_pixel(out);
+        continue;
+      }
+      const float* pixel = row + x * s.in;
+      if (ahead != 0) {
+        for (int64_t k = 0; k < count; k += kBlock) __builtin_prefetch(pixel + ahead + channel + k);
+      }
+      for (int64_t k = 0; k < count; k += kBlock) {
+        read_block<kReading>(pixel, channel + k, s.in, norm, out + k / kBlock * plane);
+      }
+    }
+  }
+}
+
+// Transforms a row of tiles of one plane of the patch: first all columns of pixels, each once, then
+// each tile along its rows.
+template <class S>
+void transform_row(const WinogradShape& s, int64_t tiles, const float* patch, float* out) {
+  constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs, kShared = S::kTaps - 1;
+  const int64_t pitch = s.patch_columns() * kBlock, plane = s.plane_floats();
+  V columns[kParts][kPoints][kPoints];  // [part][row point][pixel column]
+  const auto transform_column = [&](const float* from, int at) HWY_ATTR {
+#pragma GCC unroll 16
+    for (int part = 0; part < kParts; part++) {
+      V in[kPoints], points[kPoints];
+#pragma GCC unroll 8
+      for (int r = 0; r < kPoints; r++) in[r] = hn::LoadU(d, from + r * pitch + part * kLanes);
+      S::input(in, points);
+#pragma GCC unroll 8
+      for (int r = 0; r < kPoints; r++) columns[part][r][at] = points[r];
+    }
+  };
+  for (int c = 0; c < kShared; c++) transform_column(patch + c * kBlock, c);
+  for (int64_t tile = 0; tile < tiles; tile++, out += kBlock) {
+    for (int c = kShared; c < kPoints; c++) {
+      transform_column(patch + (tile * kOutputs + c) * kBlock, c);
+    }
+    for (int r = 0; r < kPoints; r++) {
+#pragma GCC unroll 16
+      for (int part = 0; part < kParts; part++) {
+        V in[kPoints], points[kPoints];
+#pragma GCC unroll 8
+        for (int c = 0; c < kPoints; c++) in[c] = columns[part][r][c];
+#pragma GCC unroll 2
+        for (int c = 0; c < kShared; c++) columns[part][r][c] = in[kOutputs + c];
+        S::input(in, points);
+#pragma GCC unroll 8
+        for (int c = 0; c < kPoints; c++) {
+          hn::StoreU(points[c], d, out + (r * kPoints + c) * plane + part * kLanes);
+        }
+      }
+    }
+  }
+}
+
+// Reads and transforms what pass `pass` of the block multiplies.
+template <class S, Reading kReading>
+void transform_input(const WinogradJob& job, const WinogradBlock& b, int64_t pass,
+                     const Scratch& scratch) {
+  const WinogradShape& s = job.s;
+  const int64_t tile_stride = s.tiles_of_block() * kBlock;
+  const int64_t row_phases[4] = {1, 0, 0, 1}, column_phases[4] = {0, 0, 1, 1};  // as depth_of
+  for (int64_t phase = 0; phase < s.in_phases; phase++) {
+    const bool down = s.in_phases > 1;
+    const int64_t step = down ? 2 : 1;
+    const int64_t top = b.row * s.outputs * step + (down ? row_phases[phase] : pass - 1);
+    const int64_t left = b.column * s.outputs * step + (down ? column_phases[phase] : -1);
+    for (int64_t channel = 0; channel < s.in_padded; channel += s.in_chunk) {
+      const int64_t count = std::min(s.in_chunk, s.in_padded - channel);
+      fill_patch<kReading>(job, b, top, left, step, channel, count, scratch.patch);
+      for (int64_t k = 0; k < count; k += kBlock) {
+        const float* plane =
+            scratch.patch + k / kBlock * s.patch_rows() * s.patch_columns() * kBlock;
+        float* out = scratch.input + (phase * s.in_padded + channel + k) / kBlock * tile_stride;
+        for (int64_t r = 0; r < b.rows; r++) {
+          transform_row<S>(s, b.columns, plane + r * s.outputs * s.patch_columns() * kBlock,
+                           out + r * b.columns * kBlock);
+        }
+      }
+    }
+  }
+}
+
+// `rows` rows against the panel's columns.
+HWY_INLINE void multiply_panel(const Product& product_of_panel, int64_t rows, int64_t width) {
+  if (width == kColumns) {
+    product<kColumnBlocks, Layout::kRowsOf16>(product_of_panel, rows);
+  } else {
+    product<1, Layout::kRowsOf16>(product_of_panel, rows);
+  }
+}
+
+// All products of the block's tiles with output channels [first, end) of a group.
+template <class S>
+void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int64_t first,
+              int64_t end, const Scratch& scratch) {
+  const WinogradShape& s = job.s;
+  const int64_t tiles = b.rows * b.columns;
+  const int64_t group_floats = s.depth() * s.out_padded, plane = s.groups() * group_floats;
+  Product product_of_panel;
+  product_of_panel.chunk_stride = s.tiles_of_block() * kBlock;
+  product_of_panel.c_stride = S::kPoints * S::kPoints * kBlock;
+  product_of_panel.c_block_stride = tiles * product_of_panel.c_stride;
+  for (int row = 0; row < S::kPoints; row++) {
+    for (int column = 0; column < S::kPoints; column++) {
+      const int64_t index = row * S::kPoints + column;
+      const WinogradShape::Range range = s.depth_of(row, column);
+      const float* weights = job.weights + index * plane + group * group_floats;
+      product_of_panel.a =
+          scratch.input + index * s.plane_floats() + range.first * product_of_panel.chunk_stride;
+      product_of_panel.k = (range.end - range.first) * kBlock;
+      for (int64_t n = first; n < end; n += kColumns) {
+        const int64_t width = std::min(kColumns, s.out_padded - n);
+        product_of_panel.b = weights + n * s.depth() + range.first * kBlock * width;
+        product_of_panel.c = scratch.results +
+                             (n - first) / kBlock * product_of_panel.c_block_stride +
+                             index * kBlock;
+        // The panel that comes next, over this one's tiles.
+        const int64_t calls = divide_up(tiles, kRows);
+        product_of_panel.prefetch = n + kColumns < end ? product_of_panel.b + width * s.depth()
+                                                       : weights + plane + first * s.depth();
+        product_of_panel.prefetch_lines = static_cast<int>(divide_up(width, calls));
+        multiply_panel(product_of_panel, tiles, width);
+      }
+    }
+  }
+}
+
+// The 1x1 shortcut of the pixels of one row of tiles, output channels [first, end).
+void multiply_shortcut(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
+                       int64_t first, int64_t end, const Scratch& scratch) {
+  const WinogradShape& s = job.s;
+  const int64_t top = (b.row + tile_row) * s.outputs, left = b.column * s.outputs;
+  const int64_t rows = std::min(s.outputs, job.p.y.h - top);
+  const int64_t columns = std::min(b.columns * s.outputs, job.p.y.w - left);
+  const int64_t pitch = s.block_columns * s.outputs * kBlock;
+  Product p;
+  p.row_stride = s.shortcut_in;
+  p.k = s.shortcut_in;
+  p.c_stride = kBlock;
+  p.c_block_stride = s.outputs * pitch;
+  for (int64_t n = first; n < end; n += kColumns) {
+    const int64_t width = std::min(kColumns, s.out_padded - n);
+    p.b = job.shortcut + n * s.shortcut_in;
+    for (int64_t r = 0; r < rows; r++) {
+      p.a = job.p.residual_row(b.picture, top + r) + left * s.shortcut_in;
+      p.c = scratch.added + (n - first) / kBlock * p.c_block_stride + r * pitch;
+      if (width == kColumns) {
+        product<kColumnBlocks, Layout::kStrided>(p, columns);
+      } else {
+        product<1, Layout::kStrided>(p, columns);
+      }
+    }
+  }
+}
+
+// Where the pixels of a tile go, and what is added to them.
+struct TileOutput {
+  float* y;                  // of the tile's first pixel and the first of 16 channels
+  const float* add;          // residual or shortcut likewise, or null
+  int64_t pitch, add_pitch;  // between rows of the tile's pixels
+  int64_t pixel, add_pixel;  // between its columns
+  int64_t first_row, end_row, first_column, end_column;  // of its pixels that are of the picture
+  int64_t channels;                                      // of the 16
+  const float* bias;
+  BlockSums sums;  // at the first of the 16 channels, or null
+  float* started;
+};
+
+// Transforms the results of one tile and 16 channels and writes them. kWhole: all pixels and
+// channels are of the picture.
+template <class S, bool kWhole, bool kStream>
+HWY_INLINE void write_tile(const float* HWY_RESTRICT results, const TileOutput& t) {
+  constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs;
+  V rows[kParts][kOutputs][kPoints];  // [part][row of pixels][column point]
+#pragma GCC unroll 16
+  for (int part = 0; part < kParts; part++) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kPoints; c++) {
+      V in[kPoints], out[kOutputs];
+#pragma GCC unroll 8
+      for (int r = 0; r < kPoints; r++) {
+        in[r] = hn::LoadU(d, results + (r * kPoints + c) * kBlock + part * kLanes);
+      }
+      S::output(in, out);
+#pragma GCC unroll 8
+      for (int r = 0; r < kOutputs; r++) rows[part][r][c] = out[r];
+    }
+  }
+  V bias[kParts], shift[kParts], sum[kParts], square[kParts];
+  bool started = t.started == nullptr || *t.started != 0;
+#pragma GCC unroll 16
+  for (int part = 0; part < kParts; part++) {
+    bias[part] = hn::LoadU(d, t.bias + part * kLanes);
+    shift[part] = sum[part] = square[part] = hn::Zero(d);
+    if (t.started == nullptr || !started) continue;
+    shift[part] = hn::LoadU(d, t.sums.shift + part * kLanes);
+    sum[part] = hn::LoadU(d, t.sums.sum + part * kLanes);
+    square[part] = hn::LoadU(d, t.sums.square + part * kLanes);
+  }
+  for (int r = kWhole ? 0 : static_cast<int>(t.first_row);
+       r < (kWhole ? kOutputs : static_cast<int>(t.end_row)); r++) {
+    V out[kParts][kOutputs];
+#pragma GCC unroll 16
+    for (int part = 0; part < kParts; part++) S::output(rows[part][r], out[part]);
+    float* y = t.y + r * t.pitch;
+    const float* add = t.add == nullptr ? nullptr : t.add + r * t.add_pitch;
+#pragma GCC unroll 8
+    for (int c = 0; c < kOutputs; c++) {
+      if (!kWhole && (c < t.first_column || c >= t.end_column)) continue;
+#pragma GCC unroll 16
+      for (int part = 0; part < kParts; part++) {
+        const int64_t count = kWhole ? kLanes : t.channels - part * kLanes;
+        V v = hn::Add(out[part][c], bias[part]);
+        if (add != nullptr) {
+          const float* from = add + c * t.add_pixel + part * kLanes;
+          v = hn::Add(v, kWhole ? hn::LoadU(d, from) : load_part(from, count));
+        }
+        float* to = y + c * t.pixel + part * kLanes;
+        if constexpr (kWhole && kStream) {
+          hn::Stream(v, d, to);
+        } else if constexpr (kWhole) {
+          hn::StoreU(v, d, to);
+        } else {
+          store_part(v, to, count);
+        }
+        if (!started) shift[part] = v;
+        const V centred = hn::Sub(v, shift[part]);
+        sum[part] = hn::Add(sum[part], centred);
+        square[part] = hn::MulAdd(centred, centred, square[part]);
+      }
+      started = true;
+    }
+  }
+  if (t.started == nullptr || !started) return;
+  *t.started = 1;
+#pragma GCC unroll 16
+  for (int part = 0; part < kParts; part++) {
+    hn::StoreU(shift[part], d, t.sums.shift + part * kLanes);
+    hn::StoreU(sum[part], d, t.sums.sum + part * kLanes);
+    hn::StoreU(square[part], d, t.sums.square + part * kLanes);
+  }
+}
+
+// Output channels [first, end) of a row of tiles of a group.
+template <class S>
+void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row, int64_t group,
+               int64_t first, int64_t end, const Scratch& scratch, const BlockSums& sums) {
+  const ConvProblem& p = job.p;
+  const WinogradShape& s = job.s;
+  constexpr int64_t kResults = S::kPoints * S::kPoints * kBlock;
+  const int64_t step = s.passes;  // upsampling: pixels of a phase are two apart
+  const int64_t row = (b.row + tile_row) * S::kOutputs * step + group / s.out_phases;
+  const bool residual = p.node.residual && !p.node.shortcut;
+  TileOutput t = {};
+  t.pitch = step * p.y.w * p.y.c;
+  t.pixel = step * p.y.c;
+  t.end_row = std::min<int64_t>(S::kOutputs, divide_up(p.y.h - row, step));
+  float* y = p.y_row(b.picture, row);
+  const float* residual_row = residual ? p.residual_row(b.picture, row) : nullptr;
+  if (residual) {
+    t.add_pitch = t.pitch;
+    t.add_pixel = t.pixel;
+  } else if (job.shortcut != nullptr) {
+    t.add_pitch = s.block_columns * S::kOutputs * kBlock;
+    t.add_pixel = kBlock;
+  }
+  for (int64_t tile = 0; tile < b.columns; tile++) {
+    const int64_t column = (b.column + tile) * S::kOutputs * step - group % s.out_phases;
+    t.first_column = column < 0 ? 1 : 0;
+    t.end_column = std::clamp<int64_t>(divide_up(p.y.w - column, step), 0, S::kOutputs);
+    const bool whole_tile =
+        t.end_row == S::kOutputs && t.first_column == 0 && t.end_column == S::kOutputs;
+    const float* results = scratch.results + (tile_row * b.columns + tile) * kResults;
+    for (int64_t n = first; n < end; n += kBlock, results += b.rows * b.columns * kResults) {
+      t.y = y + column * p.y.c + n;
+      if (residual) {
+        t.add = residual_row + column * p.y.c + n;
+        if (tile + 1 < b.columns && whole_tile) {  // of the next tile
+          for (int r = 0; r < S::kOutputs; r++) {
+            for (int c = 0; c < S::kOutputs; c++) {
+              __builtin_prefetch(t.add + r * t.pitch + (S::kOutputs + c) * t.pixel);
+            }
+          }
+        }
+      } else if (job.shortcut != nullptr) {
+        t.add = scratch.added + (n - first) / kBlock * S::kOutputs * t.add_pitch +
+                tile * S::kOutputs * kBlock;
+      }
+      t.channels = std::min(kBlock, p.y.c - n);
+      t.bias = p.bias + n;
+      if (sums.shift != nullptr) {
+        t.sums = {sums.shift + n, sums.sum + n, sums.square + n};
+        t.started = scratch.started + n / kBlock;
+      }
+      if (!whole_tile || t.channels < kBlock) {
+        write_tile<S, false, false>(results, t);
+      } else if (job.stream) {
+        write_tile<S, true, true>(results, t);
+      } else {
+        write_tile<S, true, false>(results, t);
+      }
+    }
+  }
+}
+
+template <class S, Reading kReading>
+void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory,
+               const BlockSums& sums) {
+  const WinogradShape& s = job.s;
+  const Scratch scratch(s, memory);
+  std::fill_n(scratch.started, s.started_floats(), 0.0f);
+  for (int64_t pass = 0; pass < s.passes; pass++) {
+    transform_input<S, kReading>(job, b, pass, scratch);
+    for (int64_t phase = 0; phase < s.out_phases; phase++) {
+      const int64_t group = pass * s.out_phases + phase;
+      for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
+        const int64_t end = std::min(first + s.out_chunk, b.end);
+        multiply<S>(job, b, group, first, end, scratch);
+        for (int64_t r = 0; r < b.rows; r++) {
+          if (job.shortcut != nullptr) multiply_shortcut(job, b, r, first, end, scratch);
+          write_row<S>(job, b, r, group, first, end, scratch, sums);
+        }
+      }
+    }
+  }
+  if (job.stream) hwy::FlushStream();
+}
+
+void WinogradBlockConv(const WinogradJob& job, const WinogradBlock& b, float* scratch,
+                       const BlockSums& sums) {
+  const bool norm = !job.p.norm.empty();
+  switch (job.s.tiles) {
+    case Tiles::kF43:
+      return norm ? run_block<F43, Reading::kNormSilu>(job, b, scratch, sums)
+                  : run_block<F43, Reading::kPlain>(job, b, scratch, sums);
+    case Tiles::kF63:
+      return norm ? run_block<F63, Reading::kNormSilu>(job, b, scratch, sums)
+                  : run_block<F63, Reading::kPlain>(job, b, scratch, sums);
+    case Tiles::kF52:
+      return norm ? run_block<F52, Reading::kNormSilu>(job, b, scratch, sums)
+                  : run_block<F52, Reading::kPlain>(job, b, scratch, sums);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace calotype::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace calotype::cpu {
+
+HWY_EXPORT(WinogradBlockConv);
+
+namespace {
+
+// Past the caches only what is larger than they are, and never memory that is read just before it
+// is written.
+bool streams(const ConvProblem& p) {
+  constexpr int64_t kLarge = int64_t{32} << 20;  // bytes: an L3
+  const bool aligned = reinterpret_cast<uintptr_t>(p.call.y.data) % 64 == 0 &&
+                       p.y.c % kBlock == 0 && p.call.y.picture_stride % kBlock == 0;
+  return aligned && p.call.y.data != p.call.residual.data && p.y.h * p.y.w * p.y.c * 4 >= kLarge;
+}
+
+// Of y, in the block.
+int64_t pixels_of(const ConvProblem& p, const WinogradShape& s, const WinogradBlock& b) {
+  const int64_t step = s.passes, early = s.out_phases - 1;
+  const int64_t left = std::max<int64_t>(b.column * s.outputs * step - early, 0);
+  const int64_t right = std::min((b.column + b.columns) * s.outputs * step - early, p.y.w);
+  const int64_t top = b.row * s.outputs * step;
+  const int64_t bottom = std::min((b.row + b.rows) * s.outputs * step, p.y.h);
+  return (right - left) * (bottom - top);
+}
+
+}  // namespace
+
+void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace& work,
+                   Stages& stages) {
+  const WinogradShape s(p.node, p.x, p.y, fast);
+  winograd_weights(simd, p.node, s, work, stages);
+
+  const int64_t first_band = p.call.y.first_row / s.band_rows();
+  const int64_t bands = divide_up(p.call.y.rows, s.band_rows());
+  const int64_t units = p.call.batch * bands * s.blocks;
+  // Enough jobs for all threads where blocks are few: each then transforms its input for a part of
+  // the output channels. Results do not depend on it.
+  const int64_t most = divide_up(s.out_padded, 64);
+  const int64_t splits =
+      units >= 8 * work.threads ? 1 : std::clamp<int64_t>(8 * work.threads / units, 1, most);
+  BandStats* stats = p.call.y_stats;
+  if (stats != nullptr) work.sums.reset(units, p.y.c);
+  const WinogradJob job{p, s, work.weights.data(), s.shortcut_in > 0 ? work.extra.data() : nullptr,
+                        streams(p)};
+  const auto block_conv = CALOTYPE_DISPATCH(WinogradBlockConv, simd);
+  ThreadPool::shared().parallel_for(
+      work.threads, units * splits,
+      [&](int64_t index, int slot) {
+        const int64_t unit = index / splits, split = index % splits;
+        const int64_t band = first_band + unit / s.blocks % bands;
+        WinogradBlock b;
+        b.picture = unit / s.blocks / bands;
+        b.row = band * s.block_rows;
+        b.rows = std::min(s.block_rows, s.tile_rows - b.row);
+        b.column = unit % s.blocks * s.block_columns;
+        b.columns = std::min(s.block_columns, s.tile_columns - b.column);
+        b.first = round_up(s.out_padded * split / splits, 2 * kBlock);
+        b.end = std::min(round_up(s.out_padded * (split + 1) / splits, 2 * kBlock), s.out_padded);
+        BlockSums sums = {};
+        if (stats != nullptr) {
+          sums = work.sums.at(unit);
+          if (split == 0) work.sums.set_count(unit, pixels_of(p, s, b));
+        }
+        block_conv(job, b, work.slot(slot, s.slot_floats()), sums);
+      },
+      stages.next(0.98, units * splits));
+  if (stats != nullptr) merge_sums(work.sums, p.y.c, s.blocks, first_band, bands, *stats);
+}
+
+}  // namespace calotype::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,85 @@
+#include <algorithm>
+
+#include "cpu/winograd.h"
+
+namespace calotype::cpu {
+
+WinogradShape::WinogradShape(const ConvNode& node, Extent x, Extent y, bool fast) {
+  const bool up = node.sampling == Sampling::kUpsample,
+             down = node.sampling == Sampling::kDownsample;
+  tiles = up || down ? Tiles::kF52 : fast ? Tiles::kF63 : Tiles::kF43;
+  outputs = tiles == Tiles::kF52 ? 5 : tiles == Tiles::kF63 ? 6 : 4;
+  taps = tiles == Tiles::kF52 ? 2 : 3;
+  points = outputs + taps - 1;
+  products = points * points;
+  in = x.c;
+  in_padded = round_up(in, kBlock);
+  out = y.c;
+  out_padded = round_up(out, kBlock);
+  in_phases = down ? 4 : 1;
+  passes = up ? 2 : 1;
+  out_phases = up ? 2 : 1;
+  shortcut_in = node.shortcut ? node.shortcut->in : 0;
+  // Upsampling: tiles of the small picture, whose odd columns begin a pixel before it.
+  tile_rows = divide_up(up ? x.h : y.h, outputs);
+  tile_columns = divide_up(up ? x.w + 1 : y.w, outputs);
+  // About 48 tiles a block: with 8 register tiles to each panel of weights, a core reads 4 to 5
+  // GB/s of weights at 100 GFLOP/s; more would push the transformed input out of L2.
+  block_rows = std::min<int64_t>(4, tile_rows);
+  blocks = divide_up(tile_columns, 13);
+  block_columns = divide_up(tile_columns, blocks);
+  blocks = divide_up(tile_columns, block_columns);
+  // 64 channels of a patch of 18 x 50 pixels are 230 kB, half of L2.
+  in_chunk = in_padded == 128 ? 128 : std::min<int64_t>(in_padded, 64);
+  out_chunk = std::min<int64_t>(out_padded, 128);
+}
+
+int64_t WinogradShape::slot_floats() const {
+  const int64_t of_block = round_up(patch_floats(), kBlock) + input_floats() + result_floats() +
+                           added_floats() + started_floats();
+  const int64_t of_weights = kBlock * std::max(in * 9, shortcut_in);  // filters as they come
+  return std::max(of_block, of_weights);
+}
+
+WinogradShape::Range WinogradShape::depth_of(int64_t row, int64_t column) const {
+  const int64_t blocks_of_phase = in_padded / kBlock;
+  if (in_phases == 1) return {0, blocks_of_phase};
+  // Phases (row, column) in the order (1, 0), (0, 0), (0, 1), (1, 1): even rows are the middle two,
+  // even columns the first two.
+  const bool even_rows = row == points - 1, even_columns = column == points - 1;
+  return {blocks_of_phase * (even_rows ? 1 : 0), blocks_of_phase * (even_columns ? 2
+                                                                    : even_rows  ? 3
+                                                                                 : 4)};
+}
+
+bool winograd_takes(const ConvNode& node) {
+  // Below that, padding to blocks of 16 costs more than the algorithm saves.
+  return node.conv.kernel == 3 && node.conv.in >= 12 && node.conv.out >= 12 &&
+         !(node.shortcut && node.sampling != Sampling::kSame);
+}
+
+double winograd_flop(const ConvNode& node, Extent x, Extent y, bool fast) {
+  const WinogradShape s(node, x, y, fast);
+  double depth = 0;  // summed over the products
+  for (int64_t row = 0; row < s.points; row++) {
+    for (int64_t column = 0; column < s.points; column++) {
+      const WinogradShape::Range range = s.depth_of(row, column);
+      depth += static_cast<double>((range.end - range.first) * kBlock);
+    }
+  }
+  const double tiles = static_cast<double>(s.tile_rows * s.tile_columns);
+  const double pixels = static_cast<double>(y.h * y.w);
+  return 2 * static_cast<double>(s.out_padded) *
+         (tiles * depth * static_cast<double>(s.groups()) +
+          pixels * static_cast<double>(s.shortcut_in));
+}
+
+int64_t winograd_workspace_bytes(const ConvNode& node, Extent x, Extent y, bool fast, int64_t batch,
+                                 int threads) {
+  const WinogradShape s(node, x, y, fast);
+  const int64_t units = batch * divide_up(y.h, s.band_rows()) * s.blocks;
+  return 4 * (s.weight_floats() + s.shortcut_floats() + threads * s.slot_floats() +
+              units * 3 * s.out_padded);
+}
+
+}  // namespace calotype::cpu

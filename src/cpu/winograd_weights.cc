@@ -1,0 +1,160 @@
+#include "cpu/winograd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/winograd_weights.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.
+#include "cpu/gemm-inl.h"
+#include "cpu/winograd-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace calotype::cpu {
+namespace HWY_NAMESPACE {
+
+// Taps of the 3 that fall on each tap of the 2 of a phase; upsampling, a phase's pixel is reached
+// by one tap from one side and by two from the other.
+HWY_INLINE void phase_taps(const V* three, bool up, int64_t phase, V* two) {
+  if (up) {
+    two[0] = phase == 0 ? three[0] : hn::Add(three[0], three[1]);
+    two[1] = phase == 0 ? hn::Add(three[1], three[2]) : three[2];
+  } else {
+    two[0] = phase == 0 ? three[0] : three[1];
+    two[1] = phase == 0 ? three[2] : hn::Zero(d);
+  }
+}
+
+// `taps` [3][3] of one channel and kLanes filters; calls store(row, column, value) for each
+// product.
+template <class S, class Store>
+HWY_INLINE void transform_filter(const V (&taps)[3][3], bool up, int64_t row_phase,
+                                 int64_t column_phase, const Store& store) {
+  constexpr int kTaps = S::kTaps, kPoints = S::kPoints;
+  V rows[3][kPoints];  // [row tap][column point]
+  for (int r = 0; r < 3; r++) {
+    V columns[3];
+    if constexpr (kTaps == 3) {
+      S::filter(taps[r], rows[r]);
+    } else {
+      phase_taps(taps[r], up, column_phase, columns);
+      S::filter(columns, rows[r]);
+    }
+  }
+  for (int p = 0; p < kPoints; p++) {
+    const V column[3] = {rows[0][p], rows[1][p], rows[2][p]};
+    V folded[3], out[kPoints];
+    if constexpr (kTaps == 3) {
+      S::filter(column, out);
+    } else {
+      phase_taps(column, up, row_phase, folded);
+      S::filter(folded, out);
+    }
+    for (int r = 0; r < kPoints; r++) store(r, p, out[r]);
+  }
+}
+
+// Sixteen filters [16][in][9], columns [column, column + 16) of the panel that `out` begins at.
+// Product (r, c) of depth k is at out[(r * points + c) * plane + k * width + column].
+template <class S>
+void transform_filters(const WinogradShape& s, const float* filters, int64_t row_phase,
+                       int64_t column_phase, int64_t plane, int64_t width, float* out) {
+  const bool up = s.out_phases == 2;
+  const int64_t filter = s.in * 9;
+  HWY_ALIGN float lanes[9][kBlock];
+  for (int64_t i = 0; i < s.in_padded; i++) {
+    const bool real = i < s.in;
+    for (int64_t j = 0; j < kBlock; j++) {
+      for (int t = 0; t < 9; t++) lanes[t][j] = real ? filters[j * filter + i * 9 + t] : 0.0f;
+    }
+    for (int part = 0; part < kParts; part++) {
+      V taps[3][3];
+      for (int t = 0; t < 9; t++) taps[t / 3][t % 3] = hn::Load(d, lanes[t] + part * kLanes);
+      float* to = out + i * width + part * kLanes;
+      const auto store = [&](int r, int c, V v)
+                             HWY_ATTR { hn::StoreU(v, d, to + (r * S::kPoints + c) * plane); };
+      transform_filter<S>(taps, up, row_phase, column_phase, store);
+    }
+  }
+}
+
+// Panels of the register tile are `kColumns` wide; the last may have half of it.
+int64_t PanelWidth(int64_t out_padded, int64_t column) {
+  return std::min(kColumns, out_padded - column / kColumns * kColumns);
+}
+
+// Filters [column, column + 16) into `weights` [product][group][panel][depth][width].
+void TransformFilters(const WinogradShape& s, const float* filters, int64_t column,
+                      float* weights) {
+  const int64_t width = PanelWidth(s.out_padded, column);
+  const int64_t panel = column / kColumns * kColumns;
+  const int64_t group_floats = s.depth() * s.out_padded, plane = s.groups() * group_floats;
+  const int64_t at = panel * s.depth() + (column - panel);
+  if (s.tiles == Tiles::kF43) {
+    transform_filters<F43>(s, filters, 0, 0, plane, width, weights + at);
+  } else if (s.tiles == Tiles::kF63) {
+    transform_filters<F63>(s, filters, 0, 0, plane, width, weights + at);
+  } else if (s.in_phases == 1) {
+    for (int64_t g = 0; g < 4; g++) {
+      transform_filters<F52>(s, filters, g / 2, g % 2, plane, width,
+                             weights + at + g * group_floats);
+    }
+  } else {
+    // In the order that depth_of tells.
+    const int64_t phases[4][2] = {{1, 0}, {0, 0}, {0, 1}, {1, 1}};
+    for (int64_t i = 0; i < 4; i++) {
+      transform_filters<F52>(s, filters, phases[i][0], phases[i][1], plane, width,
+                             weights + at + i * s.in_padded * width);
+    }
+  }
+}
+
+// Shortcut filters [16][in], columns [column, column + 16), into [panel][in][width].
+void PackShortcut(const WinogradShape& s, const float* filters, int64_t column, float* weights) {
+  const int64_t width = PanelWidth(s.out_padded, column);
+  const int64_t panel = column / kColumns * kColumns;
+  float* out = weights + panel * s.shortcut_in + (column - panel);
+  for (int64_t i = 0; i < s.shortcut_in; i++) {
+    for (int64_t j = 0; j < kBlock; j++) out[i * width + j] = filters[j * s.shortcut_in + i];
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace calotype::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace calotype::cpu {
+
+HWY_EXPORT(TransformFilters);
+HWY_EXPORT(PackShortcut);
+
+void winograd_weights(const Simd& simd, const ConvNode& node, const WinogradShape& s,
+                      Workspace& work, Stages& stages) {
+  float* weights = work.weights.reserve(s.weight_floats());
+  float* shortcut = s.shortcut_in > 0 ? work.extra.reserve(s.shortcut_floats()) : nullptr;
+  const auto transform = CALOTYPE_DISPATCH(TransformFilters, simd);
+  const auto pack = CALOTYPE_DISPATCH(PackShortcut, simd);
+  // Sixteen filters in the checkpoint's dtype become float32 in the thread's scratch.
+  const auto load = [&](const Conv2d& conv, int64_t column, float* filters) {
+    const int64_t filter = conv.in * conv.kernel * conv.kernel;
+    const int64_t count = std::min(kBlock, conv.out - column);
+    copy_elements(conv.weight, column * filter, {filters, static_cast<size_t>(count * filter)});
+    std::fill_n(filters + count * filter, (kBlock - count) * filter, 0.0f);
+  };
+  const int64_t jobs = s.out_padded / kBlock;
+  ThreadPool::shared().parallel_for(
+      work.threads, jobs,
+      [&](int64_t job, int slot) {
+        float* filters = work.slot(slot, s.slot_floats());
+        load(node.conv, job * kBlock, filters);
+        transform(s, filters, job * kBlock, weights);
+        if (shortcut == nullptr) return;
+        load(*node.shortcut, job * kBlock, filters);
+        pack(s, filters, job * kBlock, shortcut);
+      },
+      stages.next(0.02, jobs));
+}
+
+}  // namespace calotype::cpu
+#endif  // HWY_ONCE
