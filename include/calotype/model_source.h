@@ -84,11 +84,13 @@ struct CALOTYPE_API Model {
   std::string keys;              // "diffusers" or "original": the naming scheme found
   std::map<std::string, TensorView> tensors;
   std::vector<std::shared_ptr<const void>> storage;  // what `tensors` points into
+  // `tensors` lie in read-only mappings of files, so that pages that were read may be dropped.
+  bool mapped = false;
 };
 
 struct LoadOptions {
-  std::string family;   // overrides what a source without config is taken for
-  bool verify = false;  // check digests where the container has them
+  std::string family = {};  // overrides what a source without config is taken for
+  bool verify = false;      // check digests where the container has them
 };
 
 // `name`: empty for the embedded model; else, in this order, a path that exists, a Hugging Face
@@ -106,11 +108,11 @@ CALOTYPE_API Model model_from_tensors(std::map<std::string, TensorView> tensors,
                                       const std::string& source, const LoadOptions& options = {});
 
 struct ModelEntry {
-  std::string name;       // what --model takes
-  std::string container;  // "embedded", "ollama", "hub"
-  std::string path;
-  std::string family;  // empty where it could not be read; `problem` says why
-  std::string problem;
+  std::string name = {};       // what --model takes
+  std::string container = {};  // "embedded", "ollama", "hub"
+  std::string path = {};
+  std::string family = {};  // empty where it could not be read; `problem` says why
+  std::string problem = {};
   int64_t bytes = 0;
 };
 // The embedded model, the Ollama store's and the hub cache's models that have a VAE.
@@ -121,10 +123,10 @@ enum class ModelFormat { kDiffusersFolder, kSafetensors, kGguf, kOllama };
 struct ConvertOptions {
   ModelFormat format = ModelFormat::kSafetensors;
   bool original_keys = false;  // safetensors and gguf: LDM/BFL names
-  std::optional<DType>
-      dtype;               // F32, F16, BF16 (GGUF also Q8_0); default: the source's own, bytes kept
+  std::optional<DType> dtype =
+      {};                  // F32, F16, BF16 (GGUF also Q8_0); default: the source's own, bytes kept
   bool overwrite = false;  // a folder or Ollama tag that exists
-  std::function<bool(double)> progress;  // fraction done; false cancels
+  std::function<bool(double)> progress = {};  // fraction done; false cancels
 };
 // Writes `model` to `target` (a folder, a file, or an Ollama name) with its config. Files appear
 // whole or not at all.
