@@ -32,8 +32,8 @@ struct LatentFile {
 };
 
 struct ReadLatentsOptions {
-  std::optional<LatentLayout> layout;  // overrides the file's metadata; default NCHW
-  int64_t image_height = 0;            // for packed tokens [B, N, C * 4]: the size of the picture
+  std::optional<LatentLayout> layout = {};  // overrides the file's metadata; default NCHW
+  int64_t image_height = 0;  // for packed tokens [B, N, C * 4]: the size of the picture
   int64_t image_width = 0;
   bool unscaled = false;  // the file holds raw z, whether or not it says so
 };
@@ -50,7 +50,7 @@ CALOTYPE_API LatentFile decode_latents(std::span<const std::byte> bytes, const s
 struct WriteLatentsOptions {
   DType dtype = DType::kF32;  // F32, F16, BF16 (npy: F32, F16)
   LatentLayout layout = LatentLayout::kNchw;
-  std::optional<LatentFormat> format;  // instead of what the suffix says
+  std::optional<LatentFormat> format = {};  // instead of what the suffix says
 };
 // Writes `file.latents` with its metadata; the file appears whole or not at all. "-" is standard
 // output (safetensors where no format is given).
