@@ -1,4 +1,5 @@
-// Seeded random numbers, tensors and files for tests. The seed is CALOTYPE_TEST_SEED, else fixed; tests print it on failure.
+// Seeded random numbers, tensors and files for tests. The seed is CALOTYPE_TEST_SEED, else fixed;
+// tests print it on failure.
 #pragma once
 
 #include <cstdint>
