@@ -43,6 +43,10 @@ inline constexpr int64_t kMaximumPixels = int64_t{1} << 28;
 void check_claim(const std::string& file, int64_t width, int64_t height, int64_t claimed,
                  int64_t units_per_byte, size_t bytes);
 
+// For coders that can spell plain colour in no bits at all. Small pictures may be of that kind;
+// larger ones with less than a byte for 128 x 128 pixels are no photographs.
+void check_sparse_claim(const std::string& file, int64_t width, int64_t height, size_t bytes);
+
 // Upright sRGB [1, H, W, 3] in [-1, 1]: profile, then alpha over the background, then orientation.
 Tensor bitmap_to_tensor(const Bitmap& bitmap, const std::string& file,
                         const ReadImageOptions& options);

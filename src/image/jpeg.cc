@@ -155,9 +155,10 @@ Bitmap decode_jpeg(std::span<const std::byte> bytes, const std::string& file) {
   bitmap.width = r.cinfo.image_width;
   bitmap.height = r.cinfo.image_height;
   check_picture_size(file, bitmap.width, bitmap.height);
-  // A Huffman code has at least one bit, and each block of 8x8 pixels at least one code: 512 pixels
-  // a byte. Arithmetic coding has no such bound.
-  if (!r.cinfo.arith_code) {
+  if (r.cinfo.arith_code) {
+    check_sparse_claim(file, bitmap.width, bitmap.height, bytes.size());
+  } else {
+    // A Huffman code has at least one bit, and each block of 8x8 pixels at least one code.
     check_claim(file, bitmap.width, bitmap.height, bitmap.width * bitmap.height, 512, bytes.size());
   }
   bitmap.model = model_of(r, file);

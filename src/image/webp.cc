@@ -67,11 +67,7 @@ Bitmap decode_webp(std::span<const std::byte> bytes, const std::string& file) {
   bitmap.height = features.height;
   bitmap.alpha = features.has_alpha != 0;
   check_picture_size(file, bitmap.width, bitmap.height);
-  // Lossless WebP can spell a plain colour in no bits at all. Small pictures may; large ones with
-  // less than a byte a 128x128 tile are no photographs.
-  constexpr int64_t kSmall = int64_t{1} << 22;
-  check_claim(file, bitmap.width, bitmap.height,
-              std::max<int64_t>(0, bitmap.width * bitmap.height - kSmall), 128 * 128, bytes.size());
+  check_sparse_claim(file, bitmap.width, bitmap.height, bytes.size());
 
   bitmap.allocate();
   WebPDecoderConfig config;
