@@ -1,0 +1,468 @@
+"""The native class: scaled latents in and out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
+
+from . import _native
+from ._arrays import (
+    check_array,
+    from_pil,
+    is_pil,
+    is_torch,
+    layout_of,
+    to_pil,
+    to_torch,
+    with_batch,
+)
+from ._errors import InvalidArgumentError
+from ._hub import find_model
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+    from PIL import Image
+
+    from ._arrays import Array, FloatArray, Layout
+
+Progress: TypeAlias = Callable[[float, str], object]
+Output: TypeAlias = Literal["pil", "np", "pt"]
+
+
+class Posterior(NamedTuple):
+    """The diagonal Gaussian that the encoder predicts, of raw z: [B, C, H/f, W/f] float32 each."""
+
+    mean: FloatArray
+    logvar: FloatArray  # clamped to [-30, 20]
+
+
+class Plan(NamedTuple):
+    """What a job will take."""
+
+    flop: float  # of the direct algorithm: 2 * multiply-adds
+    peak_bytes: int  # activations, workspace, weights, input and output
+
+
+class ModelEntry(NamedTuple):
+    """A model that `AutoencoderKL.from_pretrained` finds by `name`."""
+
+    name: str
+    container: str  # "embedded", "ollama", "hub"
+    path: str
+    family: str  # empty where it could not be read; `problem` says why
+    problem: str
+    bytes: int
+
+
+def list_models() -> list[ModelEntry]:
+    """The embedded model, and those of the Ollama store and the Hugging Face cache that have a VAE."""
+    return [ModelEntry(*entry) for entry in _native.list_models()]
+
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_bytes(memory: str | int | None) -> int:
+    """1610612736, "1536M", "1.5G", "1.5GiB": a number of bytes, in powers of 1024. None: 0."""
+    if memory is None:
+        return 0
+    if isinstance(memory, int):
+        count = memory
+    else:
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?b)?\s*", memory.lower())
+        if match is None:
+            raise InvalidArgumentError(
+                f'memory is {memory!r}; it is a number of bytes, as 1300000000, "1300M" or "1.3G"'
+            )
+        count = int(float(match[1]) * _UNITS[match[2]])
+    if count < 0 or (count == 0 and memory != 0):
+        raise InvalidArgumentError(f"memory is {memory!r}; it must be positive")
+    return count
+
+
+def job_arguments(
+    *,
+    progress: Progress | None,
+    threads: int | None,
+    memory: str | int | None,
+    precision: str,
+    backend: str,
+) -> _native.JobArguments:
+    """Checks and packs what every job takes."""
+    if threads is not None and threads < 1:
+        raise InvalidArgumentError(f"threads is {threads}; it is 1 or more, or None for all")
+    if precision not in ("f32", "fast", "bf16"):
+        raise InvalidArgumentError(f'precision is {precision!r}; it is "f32", "fast" or "bf16"')
+    if backend not in ("cpu", "reference"):
+        raise InvalidArgumentError(f'backend is {backend!r}; it is "cpu" or "reference"')
+    return _native.JobArguments(backend, precision, threads or 0, parse_bytes(memory), progress)
+
+
+class AutoencoderKL:
+    """A KL autoencoder. Immutable; may be used from several threads at once.
+
+    Latents are *scaled*, as diffusion models see them: `(z - shift_factor) * scaling_factor` of what
+    the encoder gives (FLUX.2: batch-normed 2x2 patches). `unscaled=True` takes and gives raw z.
+    """
+
+    def __init__(self, model: _native.Model) -> None:
+        self._model = model
+        self._config: dict[str, Any] = json.loads(model.config_json)
+        self._channels, self._factor, self._z_channels, self._z_factor = model.grid
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] | None = None,
+        *,
+        subfolder: str | None = None,
+        family: str | None = None,
+        verify: bool = False,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> AutoencoderKL:
+        """Loads a model.
+
+        Args:
+            name: None for the embedded model; else a path (a diffusers folder or its parent, a
+                `.safetensors` or `.gguf` file, an Ollama manifest), a Hugging Face repo id, or an
+                Ollama name.
+            subfolder: of a folder or a repo, where the autoencoder is; "vae" is found by itself.
+            family: "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": what a file without config is.
+            verify: check digests where the container has them.
+            local_files_only: do not ask huggingface_hub, where it is installed, to fetch a repo
+                that is not in the cache.
+            revision, token: for huggingface_hub.
+
+        Raises:
+            NotFoundError, InvalidDataError, UnsupportedError
+        """
+        found = find_model(
+            name,
+            subfolder,
+            local_files_only=local_files_only,
+            revision=revision,
+            token=token,
+        )
+        return cls(_native.Model.load(found, family or "", verify))
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Array],
+        config: Mapping[str, Any] | None = None,
+        *,
+        family: str | None = None,
+        source: str = "memory",
+    ) -> AutoencoderKL:
+        """A model from weights in memory, which it refers to: they must not change.
+
+        Args:
+            tensors: by diffusers or original (LDM, BFL) name; contiguous float32, float64, float16
+                or bfloat16 arrays on the CPU.
+            config: the fields of a diffusers `config.json`; None to infer them.
+            source: what errors call the model.
+        """
+        held = dict(tensors)
+        text = None if config is None else json.dumps(dict(config))
+        return cls(_native.Model.from_tensors(held, text, source, family or "", held))
+
+    def __repr__(self) -> str:
+        halves = [
+            half
+            for half, there in (("encoder", self.has_encoder), ("decoder", self.has_decoder))
+            if there
+        ]
+        return f"<calotype.AutoencoderKL {self.source}: {self.family}, {' and '.join(halves)}>"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The fields of a diffusers `config.json`."""
+        return dict(self._config)
+
+    @property
+    def channels(self) -> int:
+        """Channels of scaled latents."""
+        return self._channels
+
+    @property
+    def spatial_factor(self) -> int:
+        """Picture pixels per pixel of scaled latents."""
+        return self._factor
+
+    @property
+    def scaling_factor(self) -> float:
+        return float(self._config.get("scaling_factor", 1.0))
+
+    @property
+    def shift_factor(self) -> float | None:
+        shift = self._config.get("shift_factor")
+        return None if shift is None else float(shift)
+
+    @property
+    def has_encoder(self) -> bool:
+        return self._model.has_encoder
+
+    @property
+    def has_decoder(self) -> bool:
+        return self._model.has_decoder
+
+    @property
+    def source(self) -> str:
+        """"embedded", or the path(s) of the model."""
+        return self._model.source
+
+    @property
+    def family(self) -> str:
+        """"flux", "sd1", "sd2", "sdxl", "sd3", "flux2" or "custom"."""
+        return self._model.family
+
+    @property
+    def config_inferred(self) -> bool:
+        """True where the source had no config, which was inferred from shapes and names."""
+        return self._model.config_inferred
+
+    def latent_space_hash(self) -> str:
+        """SHA-256 (hex) of what defines the latent space: equal hashes, exchangeable latents."""
+        return self._model.latent_space_hash()
+
+    @overload
+    def decode(
+        self,
+        latents: Array,
+        *,
+        output: Literal["pil"] = ...,
+        clamp: Literal[True] = ...,
+        unscaled: bool = ...,
+        progress: Progress | None = ...,
+        threads: int | None = ...,
+        memory: str | int | None = ...,
+        precision: str = ...,
+        backend: str = ...,
+    ) -> Image.Image | list[Image.Image]: ...
+
+    @overload
+    def decode(
+        self,
+        latents: Array,
+        *,
+        output: Literal["np"],
+        clamp: bool = ...,
+        unscaled: bool = ...,
+        progress: Progress | None = ...,
+        threads: int | None = ...,
+        memory: str | int | None = ...,
+        precision: str = ...,
+        backend: str = ...,
+    ) -> FloatArray: ...
+
+    @overload
+    def decode(
+        self,
+        latents: Array,
+        *,
+        output: Literal["pt"],
+        clamp: bool = ...,
+        unscaled: bool = ...,
+        progress: Progress | None = ...,
+        threads: int | None = ...,
+        memory: str | int | None = ...,
+        precision: str = ...,
+        backend: str = ...,
+    ) -> torch.Tensor: ...
+
+    def decode(
+        self,
+        latents: Array,
+        *,
+        output: Output = "pil",
+        clamp: bool = True,
+        unscaled: bool = False,
+        progress: Progress | None = None,
+        threads: int | None = None,
+        memory: str | int | None = None,
+        precision: str = "f32",
+        backend: str = "cpu",
+    ) -> Image.Image | list[Image.Image] | FloatArray | torch.Tensor:
+        """Latents to pictures, f = `spatial_factor` times as large.
+
+        Args:
+            latents: [B, C, h, w], or [C, h, w]: numpy, torch, anything with DLPack on the CPU, of
+                float32, float64, float16 or bfloat16. Scaled, or raw z with `unscaled`.
+            output: "pil": a PIL image, a list of them for a batch of several. "np": float32
+                [B, h*f, w*f, 3] in [0, 1]. "pt": a torch tensor [B, 3, h*f, w*f] in [0, 1], in
+                memory channels last.
+            clamp: False gives about [-1, 1] as the network does, not clamped ("np", "pt").
+            progress: called with (fraction done, layer) several times a second; False cancels.
+            threads: None: as many as the process may use.
+            memory: peak of the job, in bytes or as "1.3G"; None: no bound.
+            precision: "f32"; "fast" (four times its error); "bf16" where the CPU has it.
+            backend: "cpu", or "reference" (float64, slow).
+
+        Raises:
+            InvalidArgumentError, CancelledError, OutOfMemoryError; KeyboardInterrupt, and what
+            `progress` raises, stop the job.
+        """
+        if output not in ("pil", "np", "pt"):
+            raise InvalidArgumentError(f'output is {output!r}; it is "pil", "np" or "pt"')
+        if output == "pil" and not clamp:
+            raise InvalidArgumentError('clamp=False needs output="np" or "pt"')
+        job = job_arguments(
+            progress=progress,
+            threads=threads,
+            memory=memory,
+            precision=precision,
+            backend=backend,
+        )
+        batch = self._latents(latents, unscaled)
+        pixels = "uint8" if output == "pil" else "unit" if clamp else "float"
+        image = self._model.decode(batch, "NCHW", unscaled, pixels, job)
+        if output == "pil":
+            pictures = to_pil(image)
+            return pictures[0] if len(pictures) == 1 else pictures
+        return image if output == "np" else to_torch(image).permute(0, 3, 1, 2)
+
+    def encode(
+        self,
+        image: Image.Image | Sequence[Image.Image] | Array,
+        *,
+        layout: Layout | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        sample: bool = False,
+        seed: int = 0,
+        unscaled: bool = False,
+        output: Literal["np", "pt"] | None = None,
+        progress: Progress | None = None,
+        threads: int | None = None,
+        memory: str | int | None = None,
+        precision: str = "f32",
+        backend: str = "cpu",
+    ) -> Any:
+        """Pictures to latents [B, C, H/f, W/f], float32. Sides that are no multiple of f are
+        padded: the last row and column repeat.
+
+        Args:
+            image: a PIL image or several of a size; uint8 [H, W, 3] or [B, H, W, 3]; floats
+                [B, 3, H, W] or [B, H, W, 3] in `value_range`. numpy, torch, anything with DLPack.
+            layout: "NCHW" or "NHWC"; None: told by the axis that has 3 channels.
+            value_range: of floats: (0, 1) as `decode` gives them, (-1, 1) for the network's own.
+            sample: draw from the posterior with `seed`, the same on every machine, instead of
+                taking its mode.
+            unscaled: give raw z.
+            output: "np" or "pt"; None: torch for a torch tensor, else numpy.
+            progress, threads, memory, precision, backend: as in `decode`.
+        """
+        if output not in (None, "np", "pt"):
+            raise InvalidArgumentError(f'output is {output!r}; it is "np" or "pt"')
+        job = job_arguments(
+            progress=progress,
+            threads=threads,
+            memory=memory,
+            precision=precision,
+            backend=backend,
+        )
+        batch, found, scale, offset = self._pictures(image, layout, value_range)
+        latents = self._model.encode(
+            batch, found, scale, offset, seed if sample else None, unscaled, job
+        )
+        return to_torch(latents) if output == "pt" or (output is None and is_torch(image)) else latents
+
+    def posterior(
+        self,
+        image: Image.Image | Sequence[Image.Image] | Array,
+        *,
+        layout: Layout | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        progress: Progress | None = None,
+        threads: int | None = None,
+        memory: str | int | None = None,
+        precision: str = "f32",
+        backend: str = "cpu",
+    ) -> Posterior:
+        """Mean and logvar of raw z; arguments as in `encode`."""
+        job = job_arguments(
+            progress=progress,
+            threads=threads,
+            memory=memory,
+            precision=precision,
+            backend=backend,
+        )
+        batch, found, scale, offset = self._pictures(image, layout, value_range)
+        return Posterior(*self._model.moments(batch, found, scale, offset, job))
+
+    def scale(self, z: Array) -> FloatArray:
+        """Raw z [B, C, h, w] to scaled latents."""
+        return self._model.scale(self._latents(z, True))
+
+    def unscale(self, latents: Array) -> FloatArray:
+        """Scaled latents [B, C, h, w] to raw z."""
+        return self._model.unscale(self._latents(latents, False))
+
+    def plan(
+        self,
+        job: Literal["decode", "encode"],
+        height: int,
+        width: int,
+        *,
+        batch: int = 1,
+        threads: int | None = None,
+        memory: str | int | None = None,
+        precision: str = "f32",
+    ) -> Plan:
+        """What a job on pictures of height x width pixels will take."""
+        arguments = job_arguments(
+            progress=None, threads=threads, memory=memory, precision=precision, backend="cpu"
+        )
+        return Plan(*self._model.plan(job, batch, height, width, arguments))
+
+    def _latents(self, latents: Array, unscaled: bool) -> Array:
+        channels = self._z_channels if unscaled else self._channels
+        value, shape, is_uint8 = check_array(latents, "latents")
+        if is_uint8:
+            raise InvalidArgumentError("the latents have the dtype uint8; they are floats")
+        value, shape = with_batch(value, shape, "latents")
+        if shape[1] != channels:
+            raise InvalidArgumentError(
+                f"the latents have the shape {list(shape)}; {'raw z' if unscaled else 'latents'} "
+                f"of this model have {channels} channels: [B, {channels}, h, w]"
+            )
+        return value
+
+    def _pictures(
+        self,
+        image: Image.Image | Sequence[Image.Image] | Array,
+        layout: Layout | None,
+        value_range: tuple[float, float],
+    ) -> tuple[Array, Layout, float, float]:
+        """The batch, its layout, and the scale and offset that bring it to [-1, 1]."""
+        channels = int(self._config["in_channels"])
+        if layout not in (None, "NCHW", "NHWC"):
+            raise InvalidArgumentError(f'layout is {layout!r}; it is "NCHW" or "NHWC"')
+        if is_pil(image):
+            return from_pil(image), "NHWC", 2 / 255, -1.0
+        if isinstance(image, (list, tuple)) and image and all(is_pil(one) for one in image):
+            import numpy as np
+
+            if len({one.size for one in image}) > 1:
+                raise InvalidArgumentError("the pictures of a batch are not all of one size")
+            return np.concatenate([from_pil(one) for one in image]), "NHWC", 2 / 255, -1.0
+        value, shape, is_uint8 = check_array(image, "image")
+        value, shape = with_batch(value, shape, "image")
+        found = layout or layout_of(shape, channels, is_uint8, "image")
+        if shape[1 if found == "NCHW" else 3] != channels:
+            raise InvalidArgumentError(
+                f"the image has the shape {list(shape)}, which is not {found} with "
+                f"{channels} channels"
+            )
+        if is_uint8:
+            return value, found, 2 / 255, -1.0
+        low, high = value_range
+        if not low < high:
+            raise InvalidArgumentError(f"value_range is {value_range}; it must be (low, high)")
+        return value, found, 2 / (high - low), -(high + low) / (high - low)
+
