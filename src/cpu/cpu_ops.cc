@@ -3,6 +3,7 @@
 #include "core/cat.h"
 #include "cpu/attention.h"
 #include "cpu/direct_conv.h"
+#include "cpu/narrow_conv.h"
 #include "cpu/problem.h"
 #include "cpu/simd.h"
 #include "cpu/thread_pool.h"
@@ -23,6 +24,7 @@ class CpuOps : public Ops {
   int64_t band_rows(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return kAttentionBandRows;
+    if (narrow_takes(*conv)) return kNarrowBandRows;
     if (!winograd_takes(*conv)) return kDirectBandRows;
     return WinogradShape(*conv, graph.extent(conv->x), graph.extent(conv->y), fast_).band_rows();
   }
@@ -31,6 +33,7 @@ class CpuOps : public Ops {
     const Extent y = graph.extent(output_of(node));
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return attention_workspace_bytes(y, batch, work_.threads);
+    if (narrow_takes(*conv)) return narrow_workspace_bytes(*conv, y, batch, work_.threads);
     const Extent x = graph.extent(conv->x);
     return winograd_takes(*conv)
                ? winograd_workspace_bytes(*conv, x, y, fast_, batch, work_.threads)
@@ -40,6 +43,7 @@ class CpuOps : public Ops {
   std::string algorithm(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return "attention";
+    if (narrow_takes(*conv)) return "narrow";
     if (!winograd_takes(*conv)) return "direct";
     const WinogradShape shape(*conv, graph.extent(conv->x), graph.extent(conv->y), fast_);
     return cat("winograd F(", shape.outputs, ",", shape.taps, ")");
@@ -49,6 +53,7 @@ class CpuOps : public Ops {
     const Extent y = graph.extent(output_of(node));
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return attention_flop(y);
+    if (narrow_takes(*conv)) return narrow_flop(*conv, y);
     if (!winograd_takes(*conv)) return flop_of(graph, node);
     return winograd_flop(*conv, graph.extent(conv->x), y, fast_);
   }
@@ -59,7 +64,9 @@ class CpuOps : public Ops {
     if (node.norm) norm = fold_norm(*node.norm, call.x_stats, call.batch);
     Stages stages(tick);
     const ConvProblem problem{call, node, call.x.extent, call.y.extent, norm, fold_bias(node)};
-    if (winograd_takes(node)) {
+    if (narrow_takes(node)) {
+      narrow_conv(simd_, problem, work_, stages);
+    } else if (winograd_takes(node)) {
       winograd_conv(simd_, problem, fast_, work_, stages);
     } else {
       direct_conv(simd_, problem, work_, stages);

@@ -60,6 +60,21 @@ HWY_INLINE int64_t row_stride_of(const Product& p) {
   return p.row_stride;
 }
 
+// One k: every row of A times the panel's row of B.
+template <int kR, int kVectors>
+HWY_INLINE void step(const float* HWY_RESTRICT a, int64_t row_stride, const float* HWY_RESTRICT b,
+                     V (&acc)[kR][kVectors]) {
+  V columns[kVectors];
+#pragma GCC unroll 16
+  for (int v = 0; v < kVectors; v++) columns[v] = hn::LoadU(d, b + v * kLanes);
+#pragma GCC unroll 12
+  for (int r = 0; r < kR; r++) {
+    const V row = hn::Set(d, a[r * row_stride]);
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; v++) accumulate(acc[r][v], row, columns[v]);
+  }
+}
+
 template <int kR, int kBlocks, Layout kLayout>
 HWY_NOINLINE void tile(const Product& p) {
   constexpr int kVectors = kBlocks * kParts;
@@ -79,18 +94,6 @@ HWY_NOINLINE void tile(const Product& p) {
   const float* HWY_RESTRICT a = p.a;
   const float* HWY_RESTRICT b = p.b;
   const float* HWY_RESTRICT ahead = p.prefetch;
-  const auto step = [&](int kk) HWY_ATTR {
-    V columns[kVectors];
-#pragma GCC unroll 16
-    for (int v = 0; v < kVectors; v++)
-      columns[v] = hn::LoadU(d, b + kk * kBlocks * kBlock + v * kLanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < kR; r++) {
-      const V row = hn::Set(d, a[r * stride + kk * kStep]);
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; v++) accumulate(acc[r][v], row, columns[v]);
-    }
-  };
   int64_t k = p.k;
   for (; k >= kBlock; k -= kBlock) {
     for (int line = 0; line < p.prefetch_lines; line++) {
@@ -98,11 +101,15 @@ HWY_NOINLINE void tile(const Product& p) {
       ahead += 16;
     }
 #pragma GCC unroll 16
-    for (int kk = 0; kk < kBlock; kk++) step(kk);
+    for (int kk = 0; kk < kBlock; kk++) {
+      step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
+    }
     a += chunk;
     b += kBlock * kBlocks * kBlock;
   }
-  for (int kk = 0; kk < k; kk++) step(kk);
+  for (int kk = 0; kk < k; kk++) {
+    step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
+  }
 #pragma GCC unroll 12
   for (int r = 0; r < kR; r++) {
 #pragma GCC unroll 16

@@ -39,14 +39,15 @@ struct WinogradShape {
   // Channels that are read, and output channels that are finished, at a time.
   int64_t in_chunk, out_chunk;
 
-  int64_t weight_floats() const { return products * groups() * depth() * out_padded; }
+  // Planes of one product lie a cache line further apart than they are long: at powers of two all
+  // would share their sets of the cache.
+  int64_t weight_plane() const { return groups() * depth() * out_padded + kBlock; }
+  int64_t weight_floats() const { return products * weight_plane(); }
   int64_t shortcut_floats() const { return round_up(shortcut_in, kBlock) * out_padded; }
   // Parts of a thread's scratch, in this order.
   int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
-  // Planes of one product lie a cache line further apart than they are long: at powers of two all
-  // would share their sets of the cache.
-  int64_t plane_floats() const { return depth() * tiles_of_block() + kBlock; }
-  int64_t input_floats() const { return products * plane_floats(); }
+  int64_t input_plane() const { return depth() * tiles_of_block() + kBlock; }
+  int64_t input_floats() const { return products * input_plane(); }
   int64_t result_floats() const { return products * tiles_of_block() * out_chunk; }
   int64_t added_floats() const {
     return shortcut_in > 0 ? outputs * block_columns * outputs * out_chunk : 0;

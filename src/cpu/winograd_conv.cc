@@ -115,7 +115,7 @@ void fill_patch(const WinogradJob& job, const WinogradBlock& b, int64_t top, int
 template <class S>
 void transform_row(const WinogradShape& s, int64_t tiles, const float* patch, float* out) {
   constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs, kShared = S::kTaps - 1;
-  const int64_t pitch = s.patch_columns() * kBlock, plane = s.plane_floats();
+  const int64_t pitch = s.patch_columns() * kBlock, plane = s.input_plane();
   V columns[kParts][kPoints][kPoints];  // [part][row point][pixel column]
   const auto transform_column = [&](const float* from, int at) HWY_ATTR {
 #pragma GCC unroll 16
@@ -194,7 +194,7 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
               int64_t end, const Scratch& scratch) {
   const WinogradShape& s = job.s;
   const int64_t tiles = b.rows * b.columns;
-  const int64_t group_floats = s.depth() * s.out_padded, plane = s.groups() * group_floats;
+  const int64_t group_floats = s.depth() * s.out_padded, plane = s.weight_plane();
   Product product_of_panel;
   product_of_panel.chunk_stride = s.tiles_of_block() * kBlock;
   product_of_panel.c_stride = S::kPoints * S::kPoints * kBlock;
@@ -205,7 +205,7 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
       const WinogradShape::Range range = s.depth_of(row, column);
       const float* weights = job.weights + index * plane + group * group_floats;
       product_of_panel.a =
-          scratch.input + index * s.plane_floats() + range.first * product_of_panel.chunk_stride;
+          scratch.input + index * s.input_plane() + range.first * product_of_panel.chunk_stride;
       product_of_panel.k = (range.end - range.first) * kBlock;
       for (int64_t n = first; n < end; n += kColumns) {
         const int64_t width = std::min(kColumns, s.out_padded - n);

@@ -6,6 +6,7 @@
 // After foreach_target.
 #include "cpu/gemm-inl.h"
 #include "cpu/winograd-inl.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -24,55 +25,70 @@ HWY_INLINE void phase_taps(const V* three, bool up, int64_t phase, V* two) {
   }
 }
 
-// `taps` [3][3] of one channel and kLanes filters; calls store(row, column, value) for each
-// product.
-template <class S, class Store>
-HWY_INLINE void transform_filter(const V (&taps)[3][3], bool up, int64_t row_phase,
-                                 int64_t column_phase, const Store& store) {
-  constexpr int kTaps = S::kTaps, kPoints = S::kPoints;
+// `taps` [3][3] of one channel and kLanes filters, to out[product][16].
+template <class S>
+HWY_INLINE void transform_filter(const V (&taps)[9], bool up, int64_t row_phase,
+                                 int64_t column_phase, float* out) {
+  constexpr int kPoints = S::kPoints;
   V rows[3][kPoints];  // [row tap][column point]
+#pragma GCC unroll 3
   for (int r = 0; r < 3; r++) {
-    V columns[3];
-    if constexpr (kTaps == 3) {
-      S::filter(taps[r], rows[r]);
+    if constexpr (S::kTaps == 3) {
+      S::filter(taps + 3 * r, rows[r]);
     } else {
-      phase_taps(taps[r], up, column_phase, columns);
-      S::filter(columns, rows[r]);
+      V two[2];
+      phase_taps(taps + 3 * r, up, column_phase, two);
+      S::filter(two, rows[r]);
     }
   }
-  for (int p = 0; p < kPoints; p++) {
-    const V column[3] = {rows[0][p], rows[1][p], rows[2][p]};
-    V folded[3], out[kPoints];
-    if constexpr (kTaps == 3) {
-      S::filter(column, out);
+#pragma GCC unroll 8
+  for (int c = 0; c < kPoints; c++) {
+    const V column[3] = {rows[0][c], rows[1][c], rows[2][c]};
+    V points[kPoints];
+    if constexpr (S::kTaps == 3) {
+      S::filter(column, points);
     } else {
-      phase_taps(column, up, row_phase, folded);
-      S::filter(folded, out);
+      V two[2];
+      phase_taps(column, up, row_phase, two);
+      S::filter(two, points);
     }
-    for (int r = 0; r < kPoints; r++) store(r, p, out[r]);
+#pragma GCC unroll 8
+    for (int r = 0; r < kPoints; r++) hn::Store(points[r], d, out + (r * kPoints + c) * kBlock);
   }
 }
 
-// Sixteen filters [16][in][9], columns [column, column + 16) of the panel that `out` begins at.
-// Product (r, c) of depth k is at out[(r * points + c) * plane + k * width + column].
+// Sixteen filters [16][in][9] to 16 columns of a panel: product i of depth k is at
+// out[i * plane + k * width]. Whole cache lines are written, past the caches where `stream`.
 template <class S>
 void transform_filters(const WinogradShape& s, const float* filters, int64_t row_phase,
-                       int64_t column_phase, int64_t plane, int64_t width, float* out) {
+                       int64_t column_phase, int64_t width, bool stream, float* out) {
+  constexpr int kProducts = S::kPoints * S::kPoints;
   const bool up = s.out_phases == 2;
-  const int64_t filter = s.in * 9;
-  HWY_ALIGN float lanes[9][kBlock];
-  for (int64_t i = 0; i < s.in_padded; i++) {
+  const int64_t filter = s.in * 9, plane = s.weight_plane();
+  HWY_ALIGN float lanes[9 * kBlock];
+  HWY_ALIGN float products[kProducts * kBlock];
+  for (int64_t i = 0; i < s.in_padded; i++, out += width) {
     const bool real = i < s.in;
     for (int64_t j = 0; j < kBlock; j++) {
-      for (int t = 0; t < 9; t++) lanes[t][j] = real ? filters[j * filter + i * 9 + t] : 0.0f;
+      for (int t = 0; t < 9; t++) {
+        lanes[t * kBlock + j] = real ? filters[j * filter + i * 9 + t] : 0.0f;
+      }
     }
-    for (int part = 0; part < kParts; part++) {
-      V taps[3][3];
-      for (int t = 0; t < 9; t++) taps[t / 3][t % 3] = hn::Load(d, lanes[t] + part * kLanes);
-      float* to = out + i * width + part * kLanes;
-      const auto store = [&](int r, int c, V v)
-                             HWY_ATTR { hn::StoreU(v, d, to + (r * S::kPoints + c) * plane); };
-      transform_filter<S>(taps, up, row_phase, column_phase, store);
+    for (int64_t part = 0; part < kBlock; part += kLanes) {
+      V taps[9];
+#pragma GCC unroll 9
+      for (int t = 0; t < 9; t++) taps[t] = hn::Load(d, lanes + t * kBlock + part);
+      transform_filter<S>(taps, up, row_phase, column_phase, products + part);
+    }
+    for (int64_t product = 0; product < kProducts; product++) {
+      for (int64_t part = 0; part < kBlock; part += kLanes) {
+        const V v = hn::Load(d, products + product * kBlock + part);
+        if (stream) {
+          hn::Stream(v, d, out + product * plane + part);
+        } else {
+          hn::StoreU(v, d, out + product * plane + part);
+        }
+      }
     }
   }
 }
@@ -87,25 +103,28 @@ void TransformFilters(const WinogradShape& s, const float* filters, int64_t colu
                       float* weights) {
   const int64_t width = PanelWidth(s.out_padded, column);
   const int64_t panel = column / kColumns * kColumns;
-  const int64_t group_floats = s.depth() * s.out_padded, plane = s.groups() * group_floats;
+  const int64_t group_floats = s.depth() * s.out_padded;
+  // What an L3 does not hold until it is read.
+  const bool stream = s.weight_floats() * 4 > (int64_t{16} << 20);
   const int64_t at = panel * s.depth() + (column - panel);
   if (s.tiles == Tiles::kF43) {
-    transform_filters<F43>(s, filters, 0, 0, plane, width, weights + at);
+    transform_filters<F43>(s, filters, 0, 0, width, stream, weights + at);
   } else if (s.tiles == Tiles::kF63) {
-    transform_filters<F63>(s, filters, 0, 0, plane, width, weights + at);
+    transform_filters<F63>(s, filters, 0, 0, width, stream, weights + at);
   } else if (s.in_phases == 1) {
     for (int64_t g = 0; g < 4; g++) {
-      transform_filters<F52>(s, filters, g / 2, g % 2, plane, width,
+      transform_filters<F52>(s, filters, g / 2, g % 2, width, stream,
                              weights + at + g * group_floats);
     }
   } else {
     // In the order that depth_of tells.
     const int64_t phases[4][2] = {{1, 0}, {0, 0}, {0, 1}, {1, 1}};
     for (int64_t i = 0; i < 4; i++) {
-      transform_filters<F52>(s, filters, phases[i][0], phases[i][1], plane, width,
+      transform_filters<F52>(s, filters, phases[i][0], phases[i][1], width, stream,
                              weights + at + i * s.in_padded * width);
     }
   }
+  if (stream) hwy::FlushStream();
 }
 
 // Shortcut filters [16][in], columns [column, column + 16), into [panel][in][width].
