@@ -4,7 +4,6 @@
 #include <filesystem>
 
 #include "core/cat.h"
-#include "core/file.h"
 #include "weights/json.h"
 #include "weights/source.h"
 
@@ -13,7 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxJson = size_t{16} << 20;
 // In the order of preference: full precision before fp16, one file before shards.
 constexpr std::array kWeights = {"diffusion_pytorch_model.safetensors",
                                  "diffusion_pytorch_model.fp16.safetensors"};
@@ -33,11 +31,6 @@ std::string first_of(const fs::path& folder, const std::array<const char*, N>& n
 
 bool has_weights(const fs::path& folder) {
   return !first_of(folder, kWeights).empty() || !first_of(folder, kIndexes).empty();
-}
-
-std::string read_text(const std::string& path) {
-  const std::vector<std::byte> bytes = read_file(path, kMaxJson);
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 // A shard lies beside its index: a name with a folder in it could point anywhere.
@@ -61,7 +54,7 @@ void take_tensors(Source& shard, const std::map<std::string, std::string>& shard
 }
 
 Source read_shards(const std::string& index) {
-  const Json json = parse_json(read_text(index), index);
+  const Json json = parse_json(read_text_file(index), index);
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
     fail(ErrorCode::kInvalidData, index, ": has no object \"weight_map\"");
   }
@@ -114,7 +107,7 @@ Source read_diffusers_folder(const std::string& path) {
   const fs::path config = folder / "config.json";
   if (std::error_code ignored; fs::exists(config, ignored)) {
     source.config_file = config.string();
-    source.config = read_text(source.config_file);
+    source.config = read_text_file(source.config_file);
   }
   return source;
 }

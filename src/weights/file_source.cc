@@ -31,6 +31,19 @@ bool is_pickle(const std::string& path, std::span<const std::byte> bytes) {
          starts_with(bytes, {0x80, 4}) || starts_with(bytes, {0x80, 5});
 }
 
+// The weights of a diffusers folder, named by their own path, still have its config.json.
+Source with_config_beside(Source source, const std::string& path) {
+  const fs::path file(path), config = file.parent_path() / "config.json";
+  std::error_code ignored;
+  if (source.config || !file.filename().string().starts_with("diffusion_pytorch_model") ||
+      !fs::is_regular_file(config, ignored)) {
+    return source;
+  }
+  source.config_file = config.string();
+  source.config = read_text_file(source.config_file);
+  return source;
+}
+
 bool begins_with_brace(std::span<const std::byte> bytes) {
   for (const std::byte byte : bytes) {
     const char c = static_cast<char>(byte);
@@ -40,6 +53,12 @@ bool begins_with_brace(std::span<const std::byte> bytes) {
 }
 
 }  // namespace
+
+std::string read_text_file(const std::string& path) {
+  constexpr size_t kLimit = size_t{16} << 20;
+  const std::vector<std::byte> bytes = read_file(path, kLimit);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 Source read_safetensors_source(const std::string& path) {
   const auto mapped = MappedFile::open(path);
@@ -84,7 +103,7 @@ Source read_file_source(const std::string& path, const LoadOptions& options) {
   const auto bytes = mapped->bytes();
   const std::string suffix = fs::path(path).extension().string();
   if (looks_like_gguf(bytes)) return read_gguf_source(path);
-  if (looks_like_safetensors(bytes)) return read_safetensors_source(path);
+  if (looks_like_safetensors(bytes)) return with_config_beside(read_safetensors_source(path), path);
   if (is_pickle(path, bytes)) refuse_pickle(path);
   if (suffix == ".safetensors") return read_safetensors_source(path);  // says what is wrong with it
   if (suffix == ".gguf") return read_gguf_source(path);

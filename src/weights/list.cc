@@ -3,7 +3,6 @@
 
 #include "calotype/model_source.h"
 #include "core/cat.h"
-#include "core/file.h"
 #include "weights/embedded.h"
 #include "weights/hub_cache.h"
 #include "weights/ollama.h"
@@ -11,8 +10,6 @@
 
 namespace calotype {
 namespace {
-
-constexpr size_t kMaxManifest = size_t{16} << 20;
 
 // Reads `source` far enough to tell its family; what goes wrong becomes the entry's problem.
 template <class Read>
@@ -30,7 +27,7 @@ void describe(ModelEntry& entry, Read read) {
 
 void list_embedded(std::vector<ModelEntry>& entries) {
   if (!embedded_model()) return;
-  ModelEntry entry{.name = "", .container = "embedded", .path = "", .family = "", .problem = ""};
+  ModelEntry entry{.container = "embedded"};
   describe(entry, read_embedded_source);
   entries.push_back(std::move(entry));
 }
@@ -38,14 +35,10 @@ void list_embedded(std::vector<ModelEntry>& entries) {
 void list_ollama(std::vector<ModelEntry>& entries) {
   const std::string store = ollama_store_folder();
   for (const OllamaName& name : list_ollama_models()) {
-    ModelEntry entry{.name = name.short_form(),
-                     .container = "ollama",
-                     .path = name.manifest_path(store),
-                     .family = "",
-                     .problem = ""};
+    ModelEntry entry{
+        .name = name.short_form(), .container = "ollama", .path = name.manifest_path(store)};
     try {
-      const std::vector<std::byte> bytes = read_file(entry.path, kMaxManifest);
-      const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      const std::string text = read_text_file(entry.path);
       if (!has_vae_layers(parse_ollama_manifest(text, entry.path))) continue;
       describe(entry, [&] { return read_ollama_manifest(entry.path, {}); });
     } catch (const Error& error) {
@@ -59,8 +52,7 @@ void list_hub(std::vector<ModelEntry>& entries) {
   for (const std::string& repo : list_hub_repos()) {
     const std::optional<std::string> snapshot = find_hub_snapshot(repo);
     if (!snapshot || !snapshot_has_vae(*snapshot)) continue;
-    ModelEntry entry{
-        .name = repo, .container = "hub", .path = *snapshot, .family = "", .problem = ""};
+    ModelEntry entry{.name = repo, .container = "hub", .path = *snapshot};
     describe(entry, [&] { return read_hub_snapshot(*snapshot); });
     entries.push_back(std::move(entry));
   }

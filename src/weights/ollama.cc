@@ -78,11 +78,6 @@ OllamaLayer parse_layer(const Json& json, const std::string& where) {
   return layer;
 }
 
-std::string read_text(const std::string& path) {
-  const std::vector<std::byte> bytes = read_file(path, kMaxJson);
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
 // The store that a manifest lies in: the folder above it that has blobs/.
 fs::path store_of(const std::string& manifest) {
   std::error_code ignored;
@@ -232,7 +227,7 @@ bool has_vae_layers(const std::vector<OllamaLayer>& layers) {
 }
 
 Source read_ollama_manifest(const std::string& path, const LoadOptions& options) {
-  const std::vector<OllamaLayer> layers = parse_ollama_manifest(read_text(path), path);
+  const std::vector<OllamaLayer> layers = parse_ollama_manifest(read_text_file(path), path);
   if (!has_vae_layers(layers)) {
     fail(ErrorCode::kInvalidData, path,
          ": is the manifest of a model without an autoencoder: none of its ", layers.size(),

@@ -22,6 +22,9 @@ struct Source {
   std::vector<std::shared_ptr<const void>> storage;
 };
 
+// A JSON file, of at most 16 MiB.
+std::string read_text_file(const std::string& path);
+
 // The key of a config.json in the metadata of safetensors and GGUF files.
 inline constexpr const char* kConfigKey = "calotype.config";
 
