@@ -46,13 +46,23 @@ const char* model_name(ColourModel model) {
   return "unknown";
 }
 
-std::string signature_text(cmsColorSpaceSignature signature) {
+// The data colour space (ICC.1:2010, 7.2.6), from the bytes: lcms2.h's enumeration does not have
+// every value that a file may hold.
+uint32_t colour_space(std::span<const std::byte> icc) {
+  uint32_t signature = 0;
+  for (const std::byte b : icc.subspan(16, 4)) {
+    signature = signature << 8 | std::to_integer<uint32_t>(b);
+  }
+  return signature;
+}
+
+std::string signature_text(uint32_t signature) {
   std::string text;
   for (int shift = 24; shift >= 0; shift -= 8) {
-    const char c = static_cast<char>((static_cast<cmsUInt32Number>(signature) >> shift) & 0xff);
-    if (c >= '!' && c <= '~') text += c;
+    const char c = static_cast<char>((signature >> shift) & 0xff);
+    if (c > ' ' && c <= '~') text += c;
   }
-  return text;
+  return text.empty() ? "an unknown colour space" : text;
 }
 
 // Also catches NaN, which compares false.
@@ -84,7 +94,7 @@ ColourTransform::ColourTransform(std::span<const std::byte> icc, ColourModel mod
   const Profile profile(cmsOpenProfileFromMemTHR(s.context.get(), icc.data(),
                                                  static_cast<cmsUInt32Number>(icc.size())));
   if (profile == nullptr) refuse(s.message.empty() ? "it is damaged" : s.message);
-  const cmsColorSpaceSignature space = cmsGetColorSpace(profile.get());
+  const uint32_t space = colour_space(icc);
   cmsUInt32Number format = 0;
   if (space == cmsSigGrayData && model == ColourModel::kGrey) {
     format = TYPE_GRAY_FLT;

@@ -151,6 +151,15 @@ TEST(BadProfile, of_another_colour_model_is_refused) {
               AllOf(HasSubstr("CMYK"), HasSubstr("RGB")));
 }
 
+TEST(BadProfile, of_an_unknown_colour_space_is_refused) {
+  Bytes jpeg = data_file("wide_rgb.jpg");
+  const std::string_view text(reinterpret_cast<const char*>(jpeg.data()), jpeg.size());
+  const size_t space = text.find("RGB XYZ ");
+  ASSERT_NE(space, std::string_view::npos);
+  std::fill_n(jpeg.begin() + static_cast<ptrdiff_t>(space), 4, std::byte{0xfe});
+  EXPECT_THAT(refusal(jpeg).what(), AllOf(HasSubstr("x.bin"), HasSubstr("ICC profile")));
+}
+
 TEST(BadPicture, of_an_unknown_format_is_named) {
   const auto sentence = [](std::string_view text) {
     Bytes bytes(64);
