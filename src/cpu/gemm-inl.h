@@ -20,12 +20,13 @@ namespace {
 //   AVX-512  12 x 32: 24 + 2 + 1 of 32 registers
 //   AVX2      6 x 16: 12 + 2 + 1 of 16
 //   NEON      6 x 16: 24 + 4 + 1 of 32
+//   SSE4      2 x 16:  8 + 4 + 1 of 16
 // and enough accumulators to hide the latency of an FMA (4 cycles, 2 a cycle: 8).
 #if HWY_TARGET == HWY_AVX3
 constexpr int kRows = 12;
 constexpr int kColumnBlocks = 2;
 #else
-constexpr int kRows = CALOTYPE_PORTABLE_TARGET ? 2 : 6;
+constexpr int kRows = CALOTYPE_FEW_REGISTERS ? 2 : 6;
 constexpr int kColumnBlocks = 1;
 #endif
 constexpr int64_t kColumns = kColumnBlocks * kBlock;  // of a panel of B
@@ -129,7 +130,7 @@ TileFunction tile_of(int rows) {
       return tile<1, kBlocks, kLayout>;
     case 2:
       return tile<2, kBlocks, kLayout>;
-#if !CALOTYPE_PORTABLE_TARGET
+#if !CALOTYPE_FEW_REGISTERS
     case 3:
       return tile<3, kBlocks, kLayout>;
     case 4:

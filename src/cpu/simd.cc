@@ -14,13 +14,17 @@ struct Known {
   int64_t target;  // Highway's bit
 };
 
-// Highway's portable code. Which of the two a build has depends on the compiler (GCC before 12.3
-// miscompiles EMU128).
-constexpr int64_t kPortable = HWY_EMU128 | HWY_SCALAR;
+// What runs where nothing better does: SSE4.2 on x86-64, elsewhere Highway's portable code (which
+// of the two depends on the compiler).
+#if HWY_ARCH_X86
+constexpr int64_t kGeneric = HWY_SSE4;
+#else
+constexpr int64_t kGeneric = HWY_EMU128 | HWY_SCALAR;
+#endif
 
 // Best first.
 constexpr Known kKnown[] = {
-    {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"neon", HWY_NEON}, {"generic", kPortable}};
+    {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"neon", HWY_NEON}, {"generic", kGeneric}};
 
 size_t table_index([[maybe_unused]] int64_t target) {
 #if HWY_IDE || ((HWY_TARGETS & (HWY_TARGETS - 1)) == 0)
@@ -43,7 +47,7 @@ std::string names(const std::vector<Simd>& targets) {
 const std::vector<Simd>& simd_targets() {
   static const std::vector<Simd> targets = [] {
     std::vector<Simd> found;
-    const int64_t runs = hwy::SupportedTargets() | kPortable;
+    const int64_t runs = hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR;
     for (const Known& known : kKnown) {
       if ((HWY_TARGETS & runs & known.target) != 0) {
         found.push_back({known.name, table_index(known.target)});
@@ -56,6 +60,11 @@ const std::vector<Simd>& simd_targets() {
 
 const Simd& find_simd(const std::string& name) {
   const std::vector<Simd>& targets = simd_targets();
+  if (targets.empty()) {
+    fail(ErrorCode::kUnsupported,
+         "this processor has none of the instruction sets that Calotype "
+         "was built for; on x86-64 it needs SSE4.2");
+  }
   if (name.empty()) return targets.front();
   for (const Simd& target : targets) {
     if (target.name == name) return target;

@@ -154,6 +154,7 @@ void ThreadPool::parallel_for(int threads, int64_t count, const Body& body, cons
   loops_.remove(&loop);
   lock.unlock();
   if (loop.error != nullptr) std::rethrow_exception(loop.error);
+  if (tick) tick(count);
 }
 
 }  // namespace calotype::cpu

@@ -23,8 +23,8 @@ class ThreadPool {
 
   // Calls body(i, slot) once for each i in [0, count) on at most `threads` threads, the caller
   // among them; lower indices start first. Calls `tick` from the calling thread, at least every
-  // kTickMilliseconds while others work. What body or tick throws first stops the loop, and is
-  // thrown once all have stopped.
+  // kTickMilliseconds while others work, and when all is done. What body or tick throws first stops
+  // the loop, and is thrown once all have stopped.
   //
   // Workers never make more threads busy than the machine has (or than the greediest caller asked
   // for), whatever the number of loops under way: a loop then goes on with fewer.

@@ -8,9 +8,10 @@
 #define CALOTYPE_CPU_VECTOR_INL_H_
 #endif
 
-// True for Highway's code without vectors.
-#undef CALOTYPE_PORTABLE_TARGET
-#define CALOTYPE_PORTABLE_TARGET (HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR)
+// True for the targets whose few registers hold two rows of 16 accumulators.
+#undef CALOTYPE_FEW_REGISTERS
+#define CALOTYPE_FEW_REGISTERS \
+  (HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR)
 
 #include <algorithm>
 #include <cstdint>
