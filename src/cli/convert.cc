@@ -76,6 +76,7 @@ int run(const ConvertArgs& args) {
   }
   const ModelFormat format = format_of(args);
   check(args, format);
+  if (args.ollama.empty()) check_parent(args.output.output);
   const std::string target = args.ollama.empty() ? args.output.output : args.ollama;
   const Report report(args.report.quiet, args.report.json);
   // Building the network checks every tensor: a broken model is not passed on.

@@ -208,7 +208,9 @@ void add_decode(CLI::App& program, Action& action) {
   args->output
       .add(*app,
            "A .png, .jpg, .webp, .npy or .safetensors file; a folder\n"
-           "(needed for several inputs); - is standard output")
+           "(needed for several inputs); - is standard output",
+           "Overwrite files that exist where -o is a folder or the input\n"
+           "a batch; decode latents of another model's space")
       ->required();
   app->add_flag("--unscaled", args->unscaled,
                 "The latents are raw z: no scaling, shift or normalisation");

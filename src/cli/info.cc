@@ -104,7 +104,7 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
 }
 
 void print_row(const Report& report, const std::string& label, const std::string& value) {
-  report.line(printf_string("%-14s", label.c_str()) + printable(value));
+  report.line(printf_string("%-14s", label.c_str()) + value);
 }
 
 void print_plan(const Report& report, const std::string& job, const Size& size,
@@ -137,7 +137,7 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   }
   report.line(inferred ? "config (inferred from the tensors)" : "config");
   for (const auto& [key, value] : info["config"].items()) {
-    if (!value.is_null()) report.line("  " + key + ": " + printable(value.dump()));
+    if (!value.is_null()) report.line("  " + key + ": " + value.dump());
   }
 }
 

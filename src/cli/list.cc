@@ -15,11 +15,11 @@ void print_table(const std::vector<ModelEntry>& entries) {
   const auto row = [&](const std::string& name, const std::string& container,
                        const std::string& family, const std::string& size,
                        const std::string& path) {
-    const std::string padded = printable(name) + std::string(width - name.size(), ' ');
+    const std::string padded = name + std::string(width - name.size(), ' ');
     report.line(
         padded +
         printf_string("  %-9s  %-7s %9s  ", container.c_str(), family.c_str(), size.c_str()) +
-        printable(path));
+        path);
   };
   row("MODEL", "FOUND IN", "FAMILY", "SIZE", "PATH");
   for (const ModelEntry& entry : entries) {
@@ -48,7 +48,7 @@ int run(const ReportArgs& args) {
     Report(false, true).json({{"models", models}});
   } else if (args.quiet) {
     for (const ModelEntry& entry : entries) {
-      if (entry.problem.empty()) Report(false, false).line(printable(entry.name));
+      if (entry.problem.empty()) Report(false, false).line(entry.name);
     }
   } else {
     print_table(entries);

@@ -24,15 +24,6 @@ bool same_file(const std::string& a, const std::string& b) {
   return fs::equivalent(a, b, ignored);
 }
 
-void check_folder_of(const std::string& path) {
-  const fs::path folder = fs::path(path).parent_path();
-  std::error_code ignored;
-  if (!folder.empty() && !fs::is_directory(folder, ignored)) {
-    throw Error(ErrorCode::kNotFound,
-                path + ": cannot be written: the folder " + folder.string() + " does not exist");
-  }
-}
-
 std::string in_folder(const std::string& folder, const std::string& input,
                       const std::string& suffix) {
   const std::string stem = input == "-" ? "stdin" : fs::path(input).stem().string();
@@ -75,7 +66,7 @@ std::vector<std::string> plan_outputs(const std::vector<std::string>& inputs,
       wrong_usage(other->second + " and " + input + " would both be written to " + path +
                   "; rename one, or use a folder for each");
     }
-    if (!folder) check_folder_of(path);
+    if (!folder) check_parent(path);
     if (same_file(input, path) && !force) {
       wrong_usage(path + " is the input itself; name another output, or say --force");
     }
@@ -95,6 +86,17 @@ std::vector<std::string> numbered_outputs(const std::string& path, int64_t count
     paths.push_back(stem + number + whole.extension().string());
   }
   return paths;
+}
+
+void check_parent(const std::string& path) {
+  // "out/" is in "."
+  const std::string name = path.substr(0, path.find_last_not_of('/') + 1);
+  const fs::path folder = fs::path(name).parent_path();
+  std::error_code ignored;
+  if (!folder.empty() && !fs::is_directory(folder, ignored)) {
+    throw Error(ErrorCode::kNotFound,
+                path + ": cannot be written: the folder " + folder.string() + " does not exist");
+  }
 }
 
 void refuse_existing(const std::string& path) {

@@ -24,6 +24,9 @@ std::vector<std::string> plan_outputs(const std::vector<std::string>& inputs,
 // "name-0001.png", "name-0002.png", …: those of a batch of `count`.
 std::vector<std::string> numbered_outputs(const std::string& path, int64_t count);
 
+// Throws Error(kNotFound) where the folder that `path` would be in does not exist.
+void check_parent(const std::string& path);
+
 // Throws Error(kIo) where `path` exists.
 void refuse_existing(const std::string& path);
 

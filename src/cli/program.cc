@@ -22,7 +22,9 @@ int report_usage(const CLI::App& program, const CLI::ParseError& error) {
   const std::string command = chosen.empty() ? "calotype" : "calotype " + chosen[0]->get_name();
   std::string what = error.what();
   if (chosen.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
-    what = "a command is missing: encode, decode, roundtrip, info, convert, list or bench";
+    const std::vector<std::string> unknown = program.remaining();
+    what = (unknown.empty() ? "a command is missing" : "there is no command " + unknown[0]) +
+           std::string("; it is encode, decode, roundtrip, info, convert, list or bench");
   } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
     constexpr std::string_view kOne = "The following argument was not expected: ";
     constexpr std::string_view kSeveral = "The following arguments were not expected: ";

@@ -33,7 +33,7 @@ int exit_code(const Error& error) {
 
 void Report::line(const std::string& text) const {
   if (quiet_ || json_) return;
-  (stdout_taken_ ? std::cerr : std::cout) << text << std::endl;
+  (stdout_taken_ ? std::cerr : std::cout) << printable(text) << std::endl;
 }
 
 void Report::json(const Json& document) const {

@@ -1,0 +1,66 @@
+import time
+
+KEYS = {
+    "model", "source", "container", "family", "config", "config_inferred", "parameters", "encoder_parameters",
+    "decoder_parameters", "dtype", "latent_shape", "flop", "planned_peak_bytes",
+}
+
+
+def test_the_embedded_model(calotype):
+    info = calotype.json("info")
+    assert KEYS <= set(info)
+    assert info["model"] == info["source"] == info["container"] == "embedded"
+    assert info["parameters"] == info["encoder_parameters"] + info["decoder_parameters"] == 4126691
+    assert info["dtype"] == "BF16" and not info["config_inferred"]
+    assert info["config"]["block_out_channels"] == [64, 64, 128, 128]
+    assert info["latent_shape"] == ["B", 16, "H/8", "W/8"]
+    assert info["flop"] is None and info["planned_peak_bytes"] is None
+    assert calotype.json("info", "--model", "embedded") == info
+
+
+def test_a_size_adds_flop_and_memory(calotype):
+    small, large = (calotype.json("info", "--size", size) for size in ("512x512", "1024x1024"))
+    assert small["latent_shape"] == [1, 16, 64, 64]
+    assert 4 < large["flop"] / small["flop"] < 6  # attention is quadratic
+    assert large["planned_peak_bytes"] > 2 * small["planned_peak_bytes"] > 0
+    for job in ("decode", "encode"):
+        assert large[job]["flop"] > 0 and large[job]["planned_peak_bytes"] > 0
+    assert large["flop"] == large["decode"]["flop"]
+
+
+def test_odd_sizes_are_rounded_up(calotype):
+    assert calotype.json("info", "--size", "500x300")["latent_shape"] == [1, 16, 38, 63]
+
+
+def test_people_read_the_same(calotype):
+    text = calotype("info", "--size", "640x480").stdout
+    for words in ("4,126,691", "BF16", "[1, 16, 60, 80]", "GFLOP", "MiB planned", "scaling_factor: 0.597"):
+        assert words in text
+
+
+def test_quiet_only_checks(calotype):
+    assert calotype("info", "--quiet").stdout == ""
+
+
+def test_it_starts_fast(calotype):
+    calotype("info")
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        calotype("info")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05
+
+
+def test_half_a_model_can_do_half(calotype, latents, picture):
+    from safetensors.numpy import load_file, save_file
+
+    calotype("convert", "-o", "whole.safetensors", "--dtype", "f32")
+    tensors = load_file(calotype.folder / "whole.safetensors")
+    save_file({k: v for k, v in tensors.items() if k.startswith("decoder.")}, calotype.folder / "half.safetensors")
+    info = calotype.json("info", "--model", "half.safetensors", "--size", "64x64")
+    assert info["encoder_parameters"] == 0 and not info["has_encoder"] and info["has_decoder"]
+    assert info["encode"] is None and info["flop"] > 0 and info["config_inferred"]
+    latents()
+    calotype("decode", "latents.npy", "-o", "a.png", "--model", "half.safetensors")
+    assert "encoder" in calotype.error("encode", picture(), "-o", "a.npy", "--model", "half.safetensors", code=1)
