@@ -108,8 +108,7 @@ void write_folder(const Model& model, const fs::path& folder, std::vector<Safete
   const fs::path weights = folder / "diffusion_pytorch_model.safetensors";
   std::error_code error;
   if (!overwrite && (fs::exists(config, error) || fs::exists(weights, error))) {
-    fail(ErrorCode::kIo, folder.string(),
-         ": holds a model already; say so to overwrite it (--force)");
+    fail(ErrorCode::kIo, folder.string(), ": holds a model already; overwrite it with --force");
   }
   const bool is_new = fs::create_directory(folder, error);
   if (error) {

@@ -82,7 +82,7 @@ void write_ollama_model(const OllamaName& name, const std::string& config,
   const fs::path manifest = name.manifest_path(store), blobs = fs::path(store) / "blobs";
   if (std::error_code ignored; fs::exists(manifest, ignored) && !overwrite) {
     fail(ErrorCode::kIo, manifest.string(), ": the Ollama model ", name.short_form(),
-         " exists already; say so to overwrite it (--force)");
+         " exists already; overwrite it with --force");
   }
   make_folder(blobs);
   make_folder(manifest.parent_path());
