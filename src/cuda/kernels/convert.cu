@@ -1,0 +1,147 @@
+// In and out of the formats of the kernels: the input of a graph, and weights.
+#include "core/cat.h"
+#include "cuda/kernels/element.cuh"
+#include "cuda/kernels/launch.cuh"
+
+namespace calotype::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ __forceinline__ float load_any(const void* data, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::kBF16:
+      return widen_one(static_cast<const bf16*>(data)[i]);
+    case DType::kF16:
+      return widen_one(static_cast<const f16*>(data)[i]);
+    case DType::kU8:
+      return static_cast<const uint8_t*>(data)[i] * (2.0f / 255.0f) - 1.0f;
+    default:
+      return static_cast<const float*>(data)[i];
+  }
+}
+
+// A thread: eight channels of one pixel.
+template <class T>
+__global__ void __launch_bounds__(kThreads) import_kernel(Import call) {
+  begin_grid();
+  const Pictures& out = call.y;
+  const int chunks = (out.c + 7) / 8;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= out.n * out.pixels() * chunks) return;
+  const int c0 = static_cast<int>(i % chunks) * 8;
+  const int64_t pixel = i / chunks;
+  const int x = static_cast<int>(pixel % out.w), patch = call.patch;
+  const int y = static_cast<int>(pixel / out.w % out.h);
+  const int64_t b = pixel / out.pixels();
+  T* to = static_cast<T*>(out.data) + pixel * out.stride;
+  for (int k = 0; k < 8 && c0 + k < out.c; k++) {
+    const int c = ((c0 + k) * patch + y % patch) * patch + x % patch;
+    const int64_t at = b * call.strides[0] + y / patch * call.strides[1] +
+                       x / patch * call.strides[2] + c * call.strides[3];
+    float v = load_any(call.a, call.dtype, at);
+    if (call.affine != nullptr) v = fmaf(v, call.affine[c].x, call.affine[c].y);
+    to[c0 + k] = narrow<T>(v);
+  }
+}
+
+// A thread: one packed weight.
+template <class T>
+__global__ void __launch_bounds__(kThreads) pack_conv_kernel(PackConv call, int64_t count) {
+  begin_grid();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const int lane = static_cast<int>(i % kSlab);
+  const int64_t line = i / kSlab;
+  const int all_rows = call.rows * output_phases(call.mode);
+  const int row = static_cast<int>(line % all_rows);
+  int block = static_cast<int>(line / all_rows);
+  const int phase = row / call.rows, o = row - phase * call.rows;
+  const int slabs = slabs_of(call.in);
+  float v = 0;
+  if (block >= slabs * taps_per_slab(call.mode)) {
+    const int c = (block - slabs * taps_per_slab(call.mode)) * kSlab + lane;
+    if (o < call.out && c < call.shortcut_in) {
+      v = load_any(call.shortcut, call.shortcut_dtype, int64_t{o} * call.shortcut_in + c);
+    }
+  } else {
+    int in_phase = 0;
+    Taps taps = taps_of(call.mode, 0, phase);
+    while (block >= slabs * taps.ny * taps.nx) {
+      block -= slabs * taps.ny * taps.nx;
+      taps = taps_of(call.mode, ++in_phase, phase);
+    }
+    const int tap = block % (taps.ny * taps.nx);
+    const int c = block / (taps.ny * taps.nx) * kSlab + lane;
+    if (o < call.out && c < call.in) {
+      const int side = call.mode == Mode::kPoint ? 1 : 3;
+      const int axis_phase = call.mode == Mode::kDown ? in_phase : phase;
+      const Span ys = kernel_span(call.mode, axis_phase >> 1, tap / taps.nx);
+      const Span xs = kernel_span(call.mode, axis_phase & 1, tap % taps.nx);
+      const int64_t first = (int64_t{o} * call.in + c) * side * side;
+      for (int y = ys.first; y <= ys.last; y++) {
+        for (int x = xs.first; x <= xs.last; x++) {
+          v += load_any(call.weight, call.dtype, first + y * side + x);
+        }
+      }
+    }
+  }
+  static_cast<T*>(call.packed)[i] = narrow<T>(v);
+}
+
+// A thread: one element of c.
+__global__ void __launch_bounds__(kThreads) fold_kernel(Fold call) {
+  begin_grid();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= int64_t{call.size} * call.columns) return;
+  const int row = static_cast<int>(i / call.columns), column = static_cast<int>(i % call.columns);
+  double sum = 0;
+  for (int k = 0; k < call.size; k++) {
+    const int64_t at =
+        call.transpose_a ? int64_t{k} * call.size + row : int64_t{row} * call.size + k;
+    sum += static_cast<double>(call.a[at]) * call.b[int64_t{k} * call.columns + column];
+  }
+  sum *= call.alpha;
+  if (call.add != nullptr) sum += call.add[i];
+  call.c[i] = static_cast<float>(sum);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    widen_kernel(const void* from, DType dtype, int64_t count, float* to) {
+  begin_grid();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) to[i] = load_any(from, dtype, i);
+}
+
+}  // namespace
+
+void import_pictures(const Import& call, const Machine& machine) {
+  const int64_t threads = call.y.n * call.y.pixels() * ((call.y.c + 7) / 8);
+  const Shape3 shape = {dim3(blocks_for(threads, kThreads)), dim3(kThreads)};
+  const auto kernel = call.element == Element::kF32    ? import_kernel<float>
+                      : call.element == Element::kBF16 ? import_kernel<bf16>
+                                                       : import_kernel<f16>;
+  launch("import_pictures", kernel, shape, machine, call);
+}
+
+void pack_conv(const PackConv& call, const Machine& machine) {
+  const int64_t count = packed_elements(call.mode, call.in, call.shortcut_in, call.rows);
+  const Shape3 shape = {dim3(blocks_for(count, kThreads)), dim3(kThreads)};
+  const auto kernel = call.element == Element::kF32    ? pack_conv_kernel<float>
+                      : call.element == Element::kBF16 ? pack_conv_kernel<bf16>
+                                                       : pack_conv_kernel<f16>;
+  launch("pack_conv", kernel, shape, machine, call, count);
+}
+
+void fold(const Fold& call, const Machine& machine) {
+  const Shape3 shape = {dim3(blocks_for(int64_t{call.size} * call.columns, kThreads)),
+                        dim3(kThreads)};
+  launch("fold", fold_kernel, shape, machine, call);
+}
+
+void widen(const void* from, DType dtype, int64_t count, float* to, const Machine& machine) {
+  const Shape3 shape = {dim3(blocks_for(count, kThreads)), dim3(kThreads)};
+  launch("widen", widen_kernel, shape, machine, from, dtype, count, to);
+}
+
+}  // namespace calotype::cuda

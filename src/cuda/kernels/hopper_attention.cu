@@ -1,0 +1,354 @@
+// Attention on sm_90a as two matrix products: weights P = 2^(Q X^T - bound), then P X scaled by the
+// sums of P's rows. K and V are the same tensor X, see cuda/attention.h.
+//
+// At 1024x1024 each product is 2 x 16384^2 x 512 = 0.27 TFLOP, 0.4 ms; P is 512 MiB, written and
+// read once: 0.36 ms of memory traffic that hides behind them.
+#include <cuda.h>
+
+#include "cuda/kernels/launch.cuh"
+#include "cuda/kernels/ptx.cuh"
+#include "cuda/kernels/tensor_map.h"
+
+namespace calotype::cuda {
+namespace {
+
+using T = bf16;
+
+constexpr int kRows = 256, kColumns = 128;  // of a tile: two groups of 128 x 128
+constexpr int kStages = 3;
+constexpr int kABytes = kRows * 128, kBBytes = kColumns * 128, kStageBytes = kABytes + kBBytes;
+constexpr int kHalfBytes = 128 * 128;  // staged output: 128 rows of 64 columns
+constexpr int kBytes = kStages * kStageBytes + 4 * kHalfBytes + 1024;
+constexpr int kThreads = 384;
+// (40 + 2 * 232) * 128 = 64512 registers of 65536.
+constexpr int kLoadRegisters = 40, kMultiplyRegisters = 232;
+constexpr float kHeadroom = 90;  // 2^90 times 2^20 tokens times values of 2^10 is below 2^127
+
+struct Kernel {
+  CUtensorMap a, b, c;
+  int pictures, rows, columns, depth;  // c is [pictures][rows][columns]
+  int tiles_down, tiles_across;
+  const float* row_values;  // [pictures][rows]: bounds, or factors
+  float* sums;              // [tiles_across][pictures * rows]
+};
+
+struct TileIndex {
+  int row, column, picture;
+
+  // In groups of eight tiles down, across slower: the operands of the tiles that run together stay
+  // in L2.
+  __device__ TileIndex(const Kernel& p, int t) {
+    const int per_picture = p.tiles_down * p.tiles_across;
+    picture = t / per_picture;
+    t -= picture * per_picture;
+    const int group = t / (8 * p.tiles_across), rest = t - group * 8 * p.tiles_across;
+    const int height = min(8, p.tiles_down - group * 8);
+    column = rest / height;
+    row = group * 8 + rest - column * height;
+  }
+};
+
+struct Barriers {
+  uint64_t loaded[kStages], free[kStages];
+};
+
+__device__ __forceinline__ float exp2_fast(float v) {
+  float e;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v));
+  return e;
+}
+
+// kWeights: c = 2^(a b^T - row value), sums of its rows per tile; else c = a b^T * row value.
+template <bool kWeights>
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_attention_kernel(const __grid_constant__ Kernel p) {
+  extern __shared__ uint8_t dynamic[];
+  __shared__ __align__(8) Barriers barriers;
+  const uint32_t base = (shared_address(dynamic) + 1023) & ~1023u;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; i++) {
+      barrier_init(shared_address(&barriers.loaded[i]), 1);
+      barrier_init(shared_address(&barriers.free[i]), 8);  // warps that multiply
+    }
+    barrier_fence_init();
+  }
+  __syncthreads();
+  begin_grid();
+
+  const int group = threadIdx.x >> 7;
+  const int tiles = p.pictures * p.tiles_down * p.tiles_across;
+  const int steps = (p.depth + kSlab - 1) / kSlab;
+  if (group == 0) {
+    shrink_registers<kLoadRegisters>();
+    if (threadIdx.x != 0) return;
+    Ring<kStages> ring(1);
+    for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+      const TileIndex tile(p, t);
+      for (int k = 0; k < steps; k++) {
+        const uint32_t loaded = shared_address(&barriers.loaded[ring.stage]);
+        const uint32_t to = base + ring.stage * kStageBytes;
+        barrier_wait(shared_address(&barriers.free[ring.stage]), ring.parity);
+        barrier_expect(loaded, kStageBytes);
+        tma_load(to, &p.a, loaded, k * kSlab, tile.row * kRows, tile.picture);
+        tma_load(to + kABytes, &p.b, loaded, k * kSlab, tile.column * kColumns, tile.picture);
+        ring.next();
+      }
+    }
+    return;
+  }
+
+  grow_registers<kMultiplyRegisters>();
+  const int g = group - 1, thread = threadIdx.x & 127, lane = threadIdx.x & 31;
+  const int warp = (threadIdx.x >> 5) & 3, quad = lane & 3, row8 = lane >> 2;
+  const uint32_t staging = base + kStages * kStageBytes + g * 2 * kHalfBytes;
+  float acc[2][kColumns / 2];
+  Ring<kStages> ring(0);
+  bool staged = false;
+  for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+    const TileIndex tile(p, t);
+    // This lane's rows: 64 m + 16 warp + 8 h + lane / 4 of the group's 128.
+    const int first_row = tile.row * kRows + g * 128 + warp * 16 + row8;
+    const int64_t rows_before = int64_t{tile.picture} * p.rows;
+    float value[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int row = first_row + (i >> 1) * 64 + (i & 1) * 8;
+      value[i] = row < p.rows ? p.row_values[rows_before + row] : 0;
+    }
+    int used = -1, add = 0;
+    for (int k = 0; k < steps; k++) {
+      const uint32_t stage = base + ring.stage * kStageBytes;
+      const uint64_t a0 = matrix_descriptor(stage + g * (kABytes / 2), 1024);
+      const uint64_t a1 = matrix_descriptor(stage + g * (kABytes / 2) + 64 * 128, 1024);
+      const uint64_t b = matrix_descriptor(stage + kABytes, 1024);
+      barrier_wait(shared_address(&barriers.loaded[ring.stage]), ring.parity);
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < kSlab / 16; i++) {
+        wgmma<T, kColumns>(acc[0], a0 + i * kDescriptorStep, b + i * kDescriptorStep, add);
+        wgmma<T, kColumns>(acc[1], a1 + i * kDescriptorStep, b + i * kDescriptorStep, add);
+        add = 1;
+      }
+      wgmma_commit();
+      wgmma_wait<1>();
+      if (lane == 0 && used >= 0) barrier_arrive(shared_address(&barriers.free[used]));
+      // By now the last tile's stores have read the staged output.
+      if (staged && k == (steps > 2 ? 2 : 0) && thread == 0) tma_wait_read();
+      used = ring.stage;
+      ring.next();
+    }
+    wgmma_wait<0>();
+    if (lane == 0) barrier_arrive(shared_address(&barriers.free[used]));
+
+    named_barrier(g + 1, 128);  // thread 0 knows that the staged output is free
+    float sum[4] = {0, 0, 0, 0};
+    const bool last_column = tile.column == p.tiles_across - 1;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int m = i >> 1, h = i & 1;
+      const uint32_t at = staging + (64 * m + 16 * warp + 8 * h + row8) * 128 + quad * 4;
+#pragma unroll
+      for (int j = 0; j < kColumns / 8; j++) {
+        float low = acc[m][4 * j + 2 * h], high = acc[m][4 * j + 2 * h + 1];
+        if constexpr (kWeights) {
+          low = exp2_fast(low - value[i]);
+          high = exp2_fast(high - value[i]);
+        } else {
+          low *= value[i];
+          high *= value[i];
+        }
+        const uint32_t pair = pack<T>(low, high);
+        asm volatile(
+            "st.shared.u32 [%0], %1;" ::"r"(at + (j >> 3) * kHalfBytes + (((j & 7) ^ row8) << 4)),
+            "r"(pair)
+            : "memory");
+        if constexpr (kWeights) {  // of what the second product will read
+          const float2 rounded = unpack<T>(pair);
+          const int column = tile.column * kColumns + 8 * j + 2 * quad;
+          if (!last_column || column < p.columns) sum[i] += rounded.x;
+          if (!last_column || column + 1 < p.columns) sum[i] += rounded.y;
+        }
+      }
+    }
+    fence_to_async();
+    named_barrier(g + 1, 128);
+    if (thread == 0) {
+      for (int half = 0; half < 2; half++) {
+        const int column = tile.column * kColumns + half * kSlab;
+        if (column < p.columns) {
+          tma_store(staging + half * kHalfBytes, &p.c, column, tile.row * kRows + g * 128,
+                    tile.picture);
+        }
+      }
+      tma_commit();
+    }
+    staged = true;
+    if constexpr (kWeights) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        sum[i] += __shfl_xor_sync(~0u, sum[i], 1);
+        sum[i] += __shfl_xor_sync(~0u, sum[i], 2);
+        const int row = first_row + (i >> 1) * 64 + (i & 1) * 8;
+        if (quad == 0 && row < p.rows) {
+          p.sums[int64_t{tile.column} * p.pictures * p.rows + rows_before + row] = sum[i];
+        }
+      }
+    }
+  }
+  if (thread == 0) tma_wait();
+}
+
+// A warp: the bound of one row of q.
+__global__ void __launch_bounds__(256) bounds_kernel(HopperAttention call) {
+  begin_grid();
+  const int64_t row = int64_t{blockIdx.x} * 8 + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  if (row >= int64_t{call.pictures} * call.rows) return;
+  const int64_t picture = row / call.rows;
+  const T* q = static_cast<const T*>(call.q) +
+               (picture * call.tokens + call.first_row + row % call.rows) * call.stride;
+  float squares = 0;
+  for (int c = 8 * lane; c < call.channels; c += 8 * 32) {
+    const uint4 packed = *reinterpret_cast<const uint4*>(q + c);
+    const uint32_t pairs[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float2 v = unpack<T>(pairs[i]);
+      if (c + 2 * i < call.channels) squares = fmaf(v.x, v.x, squares);
+      if (c + 2 * i + 1 < call.channels) squares = fmaf(v.y, v.y, squares);
+    }
+  }
+  for (int mask = 16; mask > 0; mask /= 2) squares += __shfl_xor_sync(~0u, squares, mask);
+  // The products are summed in float32: 1.01 is above their rounding.
+  const float bound = 1.01f * sqrtf(squares) * __uint_as_float(call.largest[picture]);
+  if (lane == 0) call.bounds[row] = bound - kHeadroom;
+}
+
+// A thread: one row's sum over the tiles, in order.
+__global__ void __launch_bounds__(256) scales_kernel(HopperAttention call, int tiles) {
+  begin_grid();
+  const int64_t rows = int64_t{call.pictures} * call.rows;
+  const int64_t row = int64_t{blockIdx.x} * 256 + threadIdx.x;
+  if (row >= rows) return;
+  float sum = 0;
+  for (int t = 0; t < tiles; t++) sum += call.sums[t * rows + row];
+  // Above 2^-100 the largest weight is far enough from 2^-126 for the others to count. 0 says:
+  // failed.
+  call.scales[row] = sum > 0x1p-100f && sum < 0x1p126f ? 1 / sum : 0;
+}
+
+constexpr int kRescueRows = 32;
+
+// Block: the failed ones of 32 rows, each made anew in P: the scores twice, for their maximum and
+// sum and for the weights. A warp has every eighth token.
+__global__ void __launch_bounds__(256) rescue_kernel(HopperAttention call) {
+  begin_grid();
+  extern __shared__ float query[];
+  __shared__ float maxima[8], totals[8];
+  const int64_t rows = int64_t{call.pictures} * call.rows;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  for (int r = 0; r < kRescueRows; r++) {
+    const int64_t row = int64_t{blockIdx.x} * kRescueRows + r;
+    if (row >= rows || call.scales[row] != 0) continue;  // the same for the whole block
+    const int64_t picture = row / call.rows;
+    const T* q = static_cast<const T*>(call.q) +
+                 (picture * call.tokens + call.first_row + row % call.rows) * call.stride;
+    const T* x = static_cast<const T*>(call.x) + picture * call.tokens * call.stride;
+    T* p = static_cast<T*>(call.p) + row * call.pitch;
+    __syncthreads();
+    for (int c = threadIdx.x; c < call.channels; c += 256) query[c] = widen_one(q[c]);
+    __syncthreads();
+    const auto score = [&](int token) {
+      float sum = 0;
+      for (int c = lane; c < call.channels; c += 32) {
+        sum = fmaf(query[c], widen_one(x[token * call.stride + c]), sum);
+      }
+      for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+      return sum;
+    };
+    float largest = -INFINITY, total = 0;
+    for (int token = warp; token < call.tokens; token += 8) {
+      const float s = score(token), higher = fmaxf(largest, s);
+      total = total * exp2f(largest - higher) + exp2f(s - higher);
+      largest = higher;
+    }
+    if (lane == 0) {
+      maxima[warp] = largest;
+      totals[warp] = total;
+    }
+    __syncthreads();
+    float top = maxima[0];
+    for (int w = 1; w < 8; w++) top = fmaxf(top, maxima[w]);
+    total = 0;
+    for (int w = 0; w < 8; w++) {
+      if (totals[w] > 0) total += totals[w] * exp2f(maxima[w] - top);
+    }
+    for (int token = warp; token < call.tokens; token += 8) {
+      const float s = score(token);
+      if (lane == 0) p[token] = narrow<T>(exp2f(s - top));
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) call.scales[row] = 1 / total;
+  }
+}
+
+int tiles_along(int size, int tile) { return (size + tile - 1) / tile; }
+
+template <bool kWeights>
+void launch_product(const char* name, const Kernel& p, const Machine& machine) {
+  const int64_t tiles = int64_t{p.pictures} * p.tiles_down * p.tiles_across;
+  const int64_t grid = tiles < machine.processors ? tiles : machine.processors;
+  launch(name, hopper_attention_kernel<kWeights>,
+         {dim3(static_cast<unsigned>(grid)), dim3(kThreads), kBytes}, machine, p);
+}
+
+}  // namespace
+
+void hopper_attention(const HopperAttention& call, const Machine& machine) {
+  const int64_t rows = int64_t{call.pictures} * call.rows;
+  launch("attention_bounds", bounds_kernel, {dim3(blocks_for(rows, 8)), dim3(256)}, machine, call);
+
+  const Element e = Element::kBF16;
+  void* q = static_cast<T*>(call.q) + int64_t{call.first_row} * call.stride;
+  const int64_t picture = int64_t{call.tokens} * call.stride;
+  Kernel weights = {};
+  weights.a =
+      matrix_map(e, q, call.pictures, picture, call.rows, call.channels, call.stride, kRows);
+  weights.b = matrix_map(e, call.x, call.pictures, picture, call.tokens, call.channels, call.stride,
+                         kColumns);
+  weights.c = matrix_map(e, call.p, call.pictures, int64_t{call.rows} * call.pitch, call.rows,
+                         call.tokens, call.pitch, 128);
+  weights.pictures = call.pictures;
+  weights.rows = call.rows;
+  weights.columns = call.tokens;
+  weights.depth = call.channels;
+  weights.tiles_down = tiles_along(call.rows, kRows);
+  weights.tiles_across = tiles_along(call.tokens, kColumns);
+  weights.row_values = call.bounds;
+  weights.sums = call.sums;
+  launch_product<true>("attention_weights", weights, machine);
+
+  launch("attention_scales", scales_kernel, {dim3(blocks_for(rows, 256)), dim3(256)}, machine, call,
+         weights.tiles_across);
+
+  launch("attention_rescue", rescue_kernel,
+         {dim3(blocks_for(rows, kRescueRows)), dim3(256), sizeof(float) * call.channels}, machine,
+         call);
+
+  Kernel values = {};
+  values.a = matrix_map(e, call.p, call.pictures, int64_t{call.rows} * call.pitch, call.rows,
+                        call.tokens, call.pitch, kRows);
+  values.b = matrix_map(e, call.transposed, call.pictures, int64_t{call.channels} * call.pitch,
+                        call.channels, call.tokens, call.pitch, kColumns);
+  values.c = matrix_map(e, q, call.pictures, picture, call.rows, call.channels, call.stride, 128);
+  values.pictures = call.pictures;
+  values.rows = call.rows;
+  values.columns = call.channels;
+  values.depth = call.tokens;
+  values.tiles_down = tiles_along(call.rows, kRows);
+  values.tiles_across = tiles_along(call.channels, kColumns);
+  values.row_values = call.scales;
+  launch_product<false>("attention_values", values, machine);
+}
+
+}  // namespace calotype::cuda

@@ -1,0 +1,244 @@
+// GroupNorm around the convolutions: statistics, their merging, and the norm on its own.
+#include "core/cat.h"
+#include "cuda/kernels/element.cuh"
+#include "cuda/kernels/launch.cuh"
+#include "cuda/kernels/moments.cuh"
+
+namespace calotype::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Block (slot, picture): every channel of the pixels [slot * share, (slot + 1) * share). Sums are
+// of deviations from each thread's first value.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    channel_moments_kernel(Pictures x, Partials stats, int64_t share) {
+  begin_grid();
+  __shared__ Moments lanes[kThreads];
+  const int width = min(x.c, kThreads), lane_count = kThreads / width;
+  const int column = threadIdx.x % width, lane = threadIdx.x / width;
+  const int64_t first = blockIdx.x * share, last = min(first + share, x.pixels());
+  const T* picture = static_cast<const T*>(x.data) + blockIdx.y * x.pixels() * x.stride;
+  for (int c0 = 0; c0 < x.c; c0 += width) {
+    const int c = c0 + column;
+    Moments m = {0, 0, 0};
+    if (lane < lane_count && c < x.c && first + lane < last) {
+      const float shift = widen_one(picture[(first + lane) * x.stride + c]);
+      float sum = 0, squares = 0;
+      for (int64_t p = first + lane; p < last; p += lane_count) {
+        const float d = widen_one(picture[p * x.stride + c]) - shift;
+        sum += d;
+        squares = fmaf(d, d, squares);
+        m.count += 1;
+      }
+      m.mean = shift + sum / m.count;
+      m.m2 = squares - sum * (sum / m.count);
+    }
+    lanes[threadIdx.x] = m;
+    __syncthreads();
+    if (lane == 0 && c < x.c) {
+      for (int l = 1; l < lane_count; l++) m = merge(m, lanes[l * width + column]);
+      stats.data[(int64_t{blockIdx.y} * stats.slots + blockIdx.x) * stats.units + c] = m;
+    }
+    __syncthreads();
+  }
+}
+
+__device__ double block_sum(double v) {
+  __shared__ double warps[kThreads / 32];
+  for (int mask = 16; mask > 0; mask /= 2) v += __shfl_xor_sync(~0u, v, mask);
+  __syncthreads();  // the sums of a call before this one are read
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = 0;
+  for (int w = 0; w < kThreads / 32; w++) v += warps[w];
+  return v;
+}
+
+// Block (group, picture). Two passes in float64: the mean, then the squares around it.
+__global__ void __launch_bounds__(kThreads)
+    finish_norm_kernel(Partials stats, int c, NormWeights norm, float2* affine, int affine_stride) {
+  begin_grid();
+  const int group = blockIdx.x, picture = blockIdx.y;
+  const int width = c / norm.groups, units = width / stats.width;
+  const Moments* from = stats.data + int64_t{picture} * stats.slots * stats.units + group * units;
+  const int items = stats.slots * units;
+  double count = 0, sum = 0;
+  for (int i = threadIdx.x; i < items; i += kThreads) {
+    const int slot = i / units;
+    const Moments m = from[int64_t{slot} * stats.units + i - slot * units];
+    if (m.count > 0) {
+      count += m.count;
+      sum += static_cast<double>(m.count) * m.mean;
+    }
+  }
+  count = block_sum(count);
+  const double mean = block_sum(sum) / count;
+  double squares = 0;
+  for (int i = threadIdx.x; i < items; i += kThreads) {
+    const int slot = i / units;
+    const Moments m = from[int64_t{slot} * stats.units + i - slot * units];
+    if (m.count > 0) {
+      const double d = m.mean - mean;
+      squares += m.m2 + m.count * d * d;
+    }
+  }
+  const double scale = 1 / sqrt(block_sum(squares) / count + static_cast<double>(norm.eps));
+  float2* to = affine + int64_t{picture} * affine_stride;
+  for (int i = threadIdx.x; i < width; i += kThreads) {
+    const int k = group * width + i;
+    const double factor = scale * norm.weight[k];
+    to[k] =
+        make_float2(static_cast<float>(factor), static_cast<float>(norm.bias[k] - mean * factor));
+  }
+  if (group == 0) {
+    for (int k = c + threadIdx.x; k < affine_stride; k += kThreads) to[k] = make_float2(0, 0);
+  }
+}
+
+constexpr int kApplyPixels = 32, kApplyChannels = 64;
+
+// Eight channels from `c` on; zero beyond the last.
+template <class T>
+__device__ __forceinline__ void load8(const T* from, int c, int channels, float (&v)[8]) {
+  if constexpr (sizeof(T) == 2) {
+    const uint4 packed = *reinterpret_cast<const uint4*>(from + c);
+    const uint32_t pairs[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float2 pair = unpack<T>(pairs[i]);
+      v[2 * i] = c + 2 * i < channels ? pair.x : 0;
+      v[2 * i + 1] = c + 2 * i + 1 < channels ? pair.y : 0;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = c + i < channels ? from[c + i] : 0;
+  }
+}
+
+// Block (32 pixels, picture), slabs of 64 channels one after the other; each thread has eight
+// channels of one pixel.
+template <class T>
+__global__ void __launch_bounds__(kThreads) apply_norm_kernel(ApplyNorm call) {
+  begin_grid();
+  __shared__ T turned[kApplyChannels][kApplyPixels + 8];  // + 8 keeps rows 16-byte aligned
+  const Pictures& x = call.x;
+  const int picture = blockIdx.y, pixel = threadIdx.x / 8, chunk = threadIdx.x % 8;
+  const int64_t first = int64_t{blockIdx.x} * kApplyPixels, at = first + pixel;
+  const bool inside = at < x.pixels();
+  const T* from = static_cast<const T*>(x.data) + (picture * x.pixels() + at) * x.stride;
+  T* to = static_cast<T*>(call.y.data) + (picture * x.pixels() + at) * call.y.stride;
+  const float2* affine = call.affine.data + int64_t{picture} * call.affine.stride;
+  float squares = 0;
+  for (int c0 = 0; c0 < x.c; c0 += kApplyChannels) {
+    const int c = c0 + chunk * 8;
+    float v[8] = {};
+    if (inside && c < x.c) {
+      load8(from, c, x.c, v);
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        if (c + i >= x.c) continue;
+        const float2 f = affine[c + i];
+        const T rounded = narrow<T>(fmaf(v[i], f.x, f.y));
+        v[i] = widen_one(rounded);
+        squares = fmaf(v[i], v[i], squares);
+        if constexpr (sizeof(T) == 4) to[c + i] = rounded;
+      }
+      if constexpr (sizeof(T) == 2) {
+        *reinterpret_cast<uint4*>(to + c) = make_uint4(pack<T>(v[0], v[1]), pack<T>(v[2], v[3]),
+                                                       pack<T>(v[4], v[5]), pack<T>(v[6], v[7]));
+      }
+    }
+    if (call.transposed == nullptr) continue;
+#pragma unroll
+    for (int i = 0; i < 8; i++) turned[chunk * 8 + i][pixel] = narrow<T>(v[i]);
+    __syncthreads();
+    // Four threads a channel, eight pixels each.
+    const int channel = threadIdx.x / 4, first_pixel = threadIdx.x % 4 * 8;
+    if (c0 + channel < x.c) {
+      T* row = static_cast<T*>(call.transposed) +
+               (int64_t{picture} * x.c + c0 + channel) * call.transposed_stride + first +
+               first_pixel;
+      if (sizeof(T) == 2 && first + first_pixel + 8 <= x.pixels()) {
+        *reinterpret_cast<uint4*>(row) =
+            *reinterpret_cast<const uint4*>(&turned[channel][first_pixel]);
+      } else {
+        for (int i = 0; i < 8 && first + first_pixel + i < x.pixels(); i++) {
+          row[i] = turned[channel][first_pixel + i];
+        }
+      }
+    }
+    __syncthreads();
+  }
+  if (call.largest == nullptr) return;
+  for (int mask = 4; mask > 0; mask /= 2) squares += __shfl_xor_sync(~0u, squares, mask);
+  // Bits of floats that are not negative are in the order of the floats.
+  if (chunk == 0 && inside) atomicMax(call.largest + picture, __float_as_uint(sqrtf(squares)));
+}
+
+// Block: one row. Two passes over it: the running maximum and sum, then the weights.
+template <class T>
+__global__ void __launch_bounds__(kThreads) softmax_kernel(Softmax call) {
+  begin_grid();
+  const float* s = call.s + int64_t{blockIdx.x} * call.s_stride;
+  T* p = static_cast<T*>(call.p) + int64_t{blockIdx.x} * call.p_stride;
+  float largest = -INFINITY, sum = 0;
+  for (int i = threadIdx.x; i < call.columns; i += kThreads) {
+    const float v = s[i], higher = fmaxf(largest, v);
+    sum = sum * exp2f(largest - higher) + exp2f(v - higher);
+    largest = higher;
+  }
+  __shared__ float maxima[kThreads / 32];
+  float top = largest;
+  for (int mask = 16; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, mask));
+  if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = top;
+  __syncthreads();
+  top = maxima[0];
+  for (int w = 1; w < kThreads / 32; w++) top = fmaxf(top, maxima[w]);
+  const float share = sum > 0 ? sum * exp2f(largest - top) : 0;
+  const float scale = static_cast<float>(1 / block_sum(share));
+  for (int i = threadIdx.x; i < call.columns; i += kThreads) {
+    p[i] = narrow<T>(exp2f(s[i] - top) * scale);
+  }
+}
+
+}  // namespace
+
+void channel_moments(Element element, const Pictures& x, const Partials& stats,
+                     const Machine& machine) {
+  const Shape3 shape = {dim3(static_cast<unsigned>(stats.slots), static_cast<unsigned>(x.n)),
+                        dim3(kThreads)};
+  const int64_t share = (x.pixels() + stats.slots - 1) / stats.slots;
+  const auto kernel = element == Element::kF32    ? channel_moments_kernel<float>
+                      : element == Element::kBF16 ? channel_moments_kernel<bf16>
+                                                  : channel_moments_kernel<f16>;
+  launch("channel_moments", kernel, shape, machine, x, stats, share);
+}
+
+void finish_norm(const Partials& stats, int n, int c, const NormWeights& norm, float2* affine,
+                 int affine_stride, const Machine& machine) {
+  const Shape3 shape = {dim3(static_cast<unsigned>(norm.groups), static_cast<unsigned>(n)),
+                        dim3(kThreads)};
+  launch("finish_norm", finish_norm_kernel, shape, machine, stats, c, norm, affine, affine_stride);
+}
+
+void apply_norm(const ApplyNorm& call, const Machine& machine) {
+  const Shape3 shape = {
+      dim3(blocks_for(call.x.pixels(), kApplyPixels), static_cast<unsigned>(call.x.n)),
+      dim3(kThreads)};
+  const auto kernel = call.element == Element::kF32    ? apply_norm_kernel<float>
+                      : call.element == Element::kBF16 ? apply_norm_kernel<bf16>
+                                                       : apply_norm_kernel<f16>;
+  launch("apply_norm", kernel, shape, machine, call);
+}
+
+void softmax(const Softmax& call, const Machine& machine) {
+  const Shape3 shape = {dim3(static_cast<unsigned>(call.rows)), dim3(kThreads)};
+  const auto kernel = call.element == Element::kF32    ? softmax_kernel<float>
+                      : call.element == Element::kBF16 ? softmax_kernel<bf16>
+                                                       : softmax_kernel<f16>;
+  launch("softmax", kernel, shape, machine, call);
+}
+
+}  // namespace calotype::cuda

@@ -1,0 +1,64 @@
+// How many tiles the kernels cut a convolution into: for launching, and for planning memory.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/kernels/geometry.h"
+
+namespace calotype::cuda {
+
+inline constexpr int kHopperTile = 16;  // pixels, each way
+inline constexpr int kPortableTileH = 8, kPortableTileW = 16;
+inline constexpr int kHopperColumnTiles = 6;  // of fused statistics; shared memory bounds it
+inline constexpr int kHopperRowTile = 128, kSimtRowTile = 64;
+
+inline int hopper_row_tile(int channels, bool to_store) {
+  if (!to_store) return kHopperRowTile;
+  return channels <= 8 ? 8 : 32;
+}
+inline int mma_row_tile(int channels) { return channels <= 32 ? 32 : 128; }
+
+// `h` x `w`: the output.
+inline int64_t tiles_of(Mode mode, int h, int w, int tile_h, int tile_w) {
+  const int phases = output_phases(mode);
+  if (mode == Mode::kUp) {
+    h /= 2;
+    w /= 2;
+  }
+  return int64_t{(h + tile_h - 1) / tile_h} * ((w + tile_w - 1) / tile_w) * phases;
+}
+
+// Blocks of a persistent grid over the tiles of n pictures.
+inline int64_t hopper_blocks(Mode mode, int n, int h, int w, int column_tiles, int processors) {
+  return std::min<int64_t>(processors,
+                           tiles_of(mode, h, w, kHopperTile, kHopperTile) * n * column_tiles);
+}
+
+// Slots of statistics (see Partials) that the kernels fill: two groups of threads a block; tiles.
+inline int64_t hopper_stats_slots(Mode mode, int n, int h, int w, int column_tiles,
+                                  int processors) {
+  return 2 * hopper_blocks(mode, n, h, w, column_tiles, processors);
+}
+// A 1x1 takes pixels one after the other.
+inline int64_t mma_stats_slots(Mode mode, int h, int w) {
+  if (mode == Mode::kPoint) {
+    const int64_t rows = (int64_t{h} * w + kPortableTileW - 1) / kPortableTileW;
+    return (rows + kPortableTileH - 1) / kPortableTileH;
+  }
+  return tiles_of(mode, h, w, kPortableTileH, kPortableTileW);
+}
+inline int64_t channel_moments_slots(int n, int64_t pixels, int processors) {
+  return std::min<int64_t>(4 * processors / n + 1, (pixels + 63) / 64);
+}
+// Elements of PackConv::packed; `rows` of one output phase.
+inline int64_t packed_elements(Mode mode, int in, int shortcut_in, int rows) {
+  return (int64_t{slabs_of(in)} * taps_per_slab(mode) + slabs_of(shortcut_in)) * rows *
+         output_phases(mode) * kSlab;
+}
+// Floats of HopperAttention::sums.
+inline int64_t hopper_attention_sums(int64_t rows, int64_t tokens) {
+  return rows * ((tokens + 127) / 128);
+}
+
+}  // namespace calotype::cuda

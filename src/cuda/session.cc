@@ -1,0 +1,389 @@
+#include "cuda/session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/cat.h"
+#include "core/checked.h"
+
+namespace calotype::cuda {
+namespace {
+
+constexpr int kOldest = 80;  // sm_80: mma.sync of bf16, cp.async
+constexpr size_t kPlansKept = 32;
+
+const char* precision_name(Precision precision) {
+  return precision == Precision::kF32 ? "f32" : precision == Precision::kF16 ? "f16" : "bf16";
+}
+
+Precision resolve(Precision precision) {
+  if (precision == Precision::kFast) {
+    fail(ErrorCode::kUnsupported,
+         "the precision \"fast\" is the CPU's; the GPU has bf16, f16 and f32");
+  }
+  return precision == Precision::kAuto ? Precision::kBF16 : precision;
+}
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+int64_t dense_bytes(Extent e, int64_t batch, DType dtype) {
+  return checked_mul(checked_mul(checked_mul(e.h, e.w), checked_mul(e.c, batch)),
+                     byte_count(dtype, {1}));
+}
+
+const std::string& key_of(const Graph& graph) { return name_of(graph.nodes().back()); }
+
+bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess &&
+         status != cudaStreamCaptureStatusNone;
+}
+
+DeviceArray advanced(DeviceArray array, int64_t first) {
+  if (array.on_device) {
+    array.data =
+        static_cast<char*>(array.data) + first * array.strides[0] * byte_count(array.dtype, {1});
+  }
+  return array;
+}
+
+}  // namespace
+
+// Follows a pass for progress and for layer reports.
+class Session::Observer {
+ public:
+  Observer(const DeviceCall& call, const GraphPlan& plan, int64_t first, int64_t count,
+           int64_t element_bytes, cudaStream_t stream)
+      : call_(call),
+        plan_(plan),
+        graph_(*call.graph),
+        count_(count),
+        element_bytes_(element_bytes),
+        stream_(stream) {
+    for (const Node& node : graph_.nodes()) pass_flop_ += flop_of(graph_, node);
+    pass_flop_ *= static_cast<double>(count);
+    done_ = pass_flop_ * static_cast<double>(first) / static_cast<double>(count);
+    total_ = pass_flop_ * static_cast<double>(call.batch) / static_cast<double>(count);
+    if (is_needed()) mark();
+  }
+
+  bool is_needed() const {
+    return call_.layers != nullptr || (call_.progress != nullptr && *call_.progress);
+  }
+
+  // The GPU is kept two operations ahead of what is reported.
+  void launched(size_t i) {
+    mark();
+    if (i >= 2) report(i - 2);
+  }
+  void finish() {
+    const size_t nodes = graph_.nodes().size();
+    for (size_t i = reported_; i < nodes; i++) report(i);
+  }
+
+ private:
+  void mark() {
+    marks_.push_back(std::make_unique<Event>(cudaEventDefault));
+    marks_.back()->record(stream_);
+  }
+  void report(size_t i) {
+    reported_ = i + 1;
+    marks_[i + 1]->wait();
+    const Node& node = graph_.nodes()[i];
+    if (call_.layers != nullptr) call_.layers->push_back(layer(node, i));
+    done_ += flop_of(graph_, node) * static_cast<double>(count_);
+    if (call_.progress != nullptr && *call_.progress &&
+        !(*call_.progress)({std::min(1.0, done_ / total_), name_of(node)})) {
+      fail(ErrorCode::kCancelled, "cancelled at ", name_of(node));
+    }
+  }
+  LayerReport layer(const Node& node, size_t i) const {
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, *marks_[i], *marks_[i + 1]), "cudaEventElapsedTime");
+    const auto elements = [&](Activation a) {
+      const Extent e = graph_.extent(a);
+      return static_cast<double>(e.h * e.w * e.c);
+    };
+    double values = elements(output_of(node));
+    for (const Activation a : inputs_of(node)) values += elements(a);
+    const double count = static_cast<double>(count_);
+    LayerReport layer;
+    layer.name = name_of(node);
+    layer.algorithm = algorithm_of(plan_.nodes[i]);
+    layer.seconds = static_cast<double>(milliseconds) * 1e-3;
+    layer.flop = count * flop_of(graph_, node);
+    layer.flop_executed = count * flop_executed(graph_, node, plan_.nodes[i]);
+    layer.bytes = count * values * static_cast<double>(element_bytes_);
+    return layer;
+  }
+
+  const DeviceCall& call_;
+  const GraphPlan& plan_;
+  const Graph& graph_;
+  const int64_t count_, element_bytes_;
+  cudaStream_t stream_;
+  double pass_flop_ = 0, done_ = 0, total_ = 0;
+  size_t reported_ = 0;
+  std::vector<std::unique_ptr<Event>> marks_;
+};
+
+Session::Session(const DeviceOptions& options, bool portable) : device_(options.device) {
+  cudaDeviceProp properties = {};
+  check(cudaGetDeviceProperties(&properties, device_), "cudaGetDeviceProperties");
+  name_ = properties.name;
+  architecture_ = 10 * properties.major + properties.minor;
+  if (architecture_ < kOldest) {
+    fail(ErrorCode::kUnsupported, "the GPU ", device_, " (", name_, ") is of architecture sm_",
+         architecture_, "; sm_", kOldest, " or later is needed");
+  }
+  target_.precision = resolve(options.precision);
+  target_.hopper = architecture_ == 90 && !portable;
+  target_.processors = attribute(cudaDevAttrMultiProcessorCount, device_);
+  element_ = target_.precision == Precision::kF32   ? Element::kF32
+             : target_.precision == Precision::kF16 ? Element::kF16
+                                                    : Element::kBF16;
+}
+
+Session::~Session() {
+  int previous = 0;
+  cudaGetDevice(&previous);
+  cudaSetDevice(device_);
+  cudaDeviceSynchronize();
+  cudaSetDevice(previous);
+}
+
+std::string Session::description() const {
+  return cat(name_, " (", target_.hopper ? "sm_90a" : "portable", " kernels, ",
+             precision_name(target_.precision), ")");
+}
+
+Machine Session::machine(cudaStream_t stream) const {
+  Machine machine;
+  machine.processors = target_.processors;
+  machine.architecture = architecture_;
+  machine.overlap = architecture_ == 90;  // what the kernels are compiled for, see launch.cuh
+  machine.stream = stream;
+  return machine;
+}
+
+const GraphPlan& Session::plan(const Graph& graph, int64_t batch) {
+  const Extent in = graph.extent(graph.input());
+  const auto key = std::make_tuple(key_of(graph), in.h, in.w, batch);
+  auto found = plans_.find(key);
+  if (found == plans_.end()) {
+    if (plans_.size() >= kPlansKept) plans_.clear();
+    found = plans_.emplace(key, plan_graph(graph, batch, target_)).first;
+  }
+  return found->second;
+}
+
+std::shared_ptr<const GraphWeights> Session::weights(const Graph& graph, const GraphPlan& plan) {
+  std::shared_ptr<const GraphWeights>& kept = weights_[key_of(graph)];
+  if (!kept) kept = std::make_shared<GraphWeights>(graph, plan, element_, machine(compute_));
+  return kept;
+}
+
+int64_t Session::pass_bytes(const Graph& graph, int64_t batch) {
+  const GraphPlan& plan = this->plan(graph, batch);
+  const int64_t io = dense_bytes(graph.extent(graph.input()), batch, DType::kF32) +
+                     dense_bytes(graph.extent(graph.output()), batch, DType::kF32);
+  return plan.weight_bytes + plan.arena_bytes + io;
+}
+
+int64_t Session::pass_size(const Graph& graph, int64_t batch, int64_t memory) {
+  while (memory > 0 && pass_bytes(graph, batch) > memory) {
+    if (batch == 1) {
+      const Extent in = graph.extent(graph.input());
+      fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ",
+           pass_bytes(graph, 1), " bytes of GPU memory; the bound is ", memory, " bytes");
+    }
+    batch = (batch + 1) / 2;
+  }
+  return batch;
+}
+
+int64_t Session::planned_bytes(const Graph& graph, int64_t batch, int64_t memory) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return pass_bytes(graph, pass_size(graph, batch, memory));
+}
+
+const float2* Session::input_affine(const InputMap* map) {
+  if (map == nullptr || map->scale.empty()) return nullptr;
+  std::vector<float2> values;
+  for (size_t i = 0; i < map->scale.size(); i++) {
+    values.push_back({map->scale[i], map->offset.at(i)});
+  }
+  const bool same = values.size() == map_values_.size() &&
+                    std::memcmp(values.data(), map_values_.data(), values.size() * 8) == 0;
+  if (!same) {
+    check(cudaEventSynchronize(last_), "cudaEventSynchronize");  // nobody reads the old one
+    map_.grow(static_cast<int64_t>(values.size() * 8), "the latents' scale");
+    check(cudaMemcpy(map_.data(), values.data(), values.size() * 8, cudaMemcpyHostToDevice),
+          "cudaMemcpy");
+    map_values_ = std::move(values);
+  }
+  return static_cast<const float2*>(map_.data());
+}
+
+void Session::run(const DeviceCall& call) {
+  if (call.batch < 1) return;
+  const DeviceScope scope(device_);
+  std::unique_lock<std::mutex> lock(mutex_);
+  int64_t size = pass_size(*call.graph, call.batch, call.memory);
+  std::deque<Pending> pending;
+  try {
+    for (int64_t first = 0; first < call.batch;) {
+      const int64_t count = std::min(size, call.batch - first);
+      try {
+        pass(call, first, count, pending, lock);
+        first += count;
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kOutOfMemory || count == 1) throw;
+        size = (count + 1) / 2;  // a smaller plan
+      }
+    }
+  } catch (...) {
+    // What was launched still uses the caller's memory and the slots.
+    cudaDeviceSynchronize();
+    for (const Pending& p : pending) p.slot->busy = false;
+    slot_freed_.notify_all();
+    throw;
+  }
+  lock.unlock();
+  while (!pending.empty()) {
+    finish(pending);
+  }
+}
+
+Session::Slot& Session::take_slot(std::deque<Pending>& pending,
+                                  std::unique_lock<std::mutex>& lock) {
+  for (;;) {
+    for (Slot& slot : slots_) {
+      if (slot.busy) continue;
+      slot.busy = true;
+      return slot;
+    }
+    if (pending.empty()) {
+      slot_freed_.wait(lock);
+    } else {
+      lock.unlock();
+      finish(pending);
+      lock.lock();
+    }
+  }
+}
+
+// Without the lock.
+void Session::finish(std::deque<Pending>& pending) {
+  const Pending oldest = pending.front();
+  pending.pop_front();
+  const auto give = [&] {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    oldest.slot->busy = false;
+    slot_freed_.notify_all();
+  };
+  try {
+    oldest.slot->downloaded.wait();
+  } catch (...) {
+    give();
+    throw;
+  }
+  if (oldest.to != nullptr) {
+    std::memcpy(oldest.to, oldest.slot->pinned_output.data(), static_cast<size_t>(oldest.bytes));
+  }
+  give();
+}
+
+void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
+                   std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock) {
+  const Graph& graph = *call.graph;
+  const GraphPlan plan = this->plan(graph, count);  // a copy: the lock may be let go
+  const std::shared_ptr<const GraphWeights> weights = this->weights(graph, plan);
+  const bool from_host = !call.input.on_device, to_host = !call.output.on_device;
+  const bool waits = from_host || to_host;
+  // What is on the device was made, or will be read, on the caller's stream.
+  cudaStream_t stream = from_host && to_host ? static_cast<cudaStream_t>(compute_)
+                                             : static_cast<cudaStream_t>(call.stream);
+  const bool capturing = !waits && is_capturing(stream);
+
+  Slot* slot = waits ? &take_slot(pending, lock) : nullptr;
+  if (slot != nullptr) pending.push_back({slot, nullptr, 0});
+  try {
+    if (plan.arena_bytes > arena_.bytes()) {
+      check(cudaEventSynchronize(last_), "cudaEventSynchronize");
+      arena_.grow(plan.arena_bytes, "activations");
+    }
+    GraphRun run;
+    run.graph = &graph;
+    run.plan = &plan;
+    run.weights = weights.get();
+    run.element = element_;
+    run.batch = static_cast<int>(count);
+    run.arena = arena_.data();
+    run.input = advanced(call.input, first);
+    run.output = advanced(call.output, first);
+    if (call.map != nullptr) run.patch = static_cast<int>(call.map->patch);
+    run.input_affine = input_affine(call.map);
+
+    const Extent in = graph.extent(graph.input()), out = graph.extent(graph.output());
+    if (from_host) {
+      const int64_t bytes = dense_bytes(in, count, call.input.dtype);
+      slot->input.grow(bytes, "the input");
+      slot->pinned_input.grow(bytes, "the input");
+      std::memcpy(slot->pinned_input.data(),
+                  static_cast<const char*>(call.input.data) + bytes / count * first,
+                  static_cast<size_t>(bytes));
+      check(cudaMemcpyAsync(slot->input.data(), slot->pinned_input.data(),
+                            static_cast<size_t>(bytes), cudaMemcpyHostToDevice, up_),
+            "cudaMemcpyAsync", "the input");
+      slot->uploaded.record(up_);
+      slot->uploaded.hold(stream);
+      run.input.data = slot->input.data();
+      run.input.on_device = true;
+      if (call.map == nullptr) run.input.strides = nhwc_strides(in.h, in.w, in.c);
+    }
+    const int64_t out_bytes = dense_bytes(out, count, call.output.dtype);
+    if (to_host) {
+      slot->output.grow(out_bytes, "the output");
+      slot->pinned_output.grow(out_bytes, "the output");
+      run.output.data = slot->output.data();
+      run.output.on_device = true;
+      run.output.strides = nhwc_strides(out.h, out.w, out.c);
+    }
+    if (!capturing && last_stream_ != stream) last_.hold(stream);
+    Observer observer(call, plan, first, count, target_.element_bytes(), stream);
+    if (observer.is_needed()) run.launched = [&](size_t i) { observer.launched(i); };
+    run_graph(run, machine(stream));
+    if (observer.is_needed()) observer.finish();
+    if (!capturing) {
+      last_.record(stream);
+      last_stream_ = stream;
+    }
+    if (waits) {
+      slot->computed.record(stream);
+      slot->computed.hold(down_);
+      if (to_host) {
+        check(cudaMemcpyAsync(slot->pinned_output.data(), slot->output.data(),
+                              static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, down_),
+              "cudaMemcpyAsync", "the output");
+        pending.back().to = static_cast<char*>(call.output.data) + out_bytes / count * first;
+        pending.back().bytes = out_bytes;
+      }
+      slot->downloaded.record(down_);
+    }
+  } catch (...) {
+    if (slot != nullptr) {
+      cudaDeviceSynchronize();
+      pending.pop_back();
+      slot->busy = false;
+      slot_freed_.notify_all();
+    }
+    throw;
+  }
+}
+
+}  // namespace calotype::cuda

@@ -1,0 +1,79 @@
+// One model on one GPU in one precision.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+
+#include "cuda/kernels/kernels.h"
+#include "cuda/memory.h"
+#include "cuda/plan.h"
+#include "cuda/run_graph.h"
+#include "cuda/weights.h"
+#include "ops/device_backend.h"
+
+namespace calotype::cuda {
+
+class Session final : public DeviceSession {
+ public:
+  // `portable` keeps to the kernels that every GPU has.
+  Session(const DeviceOptions& options, bool portable);
+  ~Session() override;
+
+  Precision precision() const override { return target_.precision; }
+  std::string description() const override;
+  int64_t planned_bytes(const Graph& graph, int64_t batch, int64_t memory) override;
+  void run(const DeviceCall& call) override;
+
+ private:
+  // What arrays in host memory pass through. Two, so that one call's picture travels while the next
+  // one is computed.
+  struct Slot {
+    Buffer input, output;
+    Buffer pinned_input{Buffer::Kind::kPinned}, pinned_output{Buffer::Kind::kPinned};
+    Event uploaded, computed, downloaded;
+    bool busy = false;
+  };
+  // A part of a call's batch whose output is on its way to host memory.
+  struct Pending {
+    Slot* slot;
+    void* to;
+    int64_t bytes;
+  };
+  class Observer;
+
+  const GraphPlan& plan(const Graph& graph, int64_t batch);
+  std::shared_ptr<const GraphWeights> weights(const Graph& graph, const GraphPlan& plan);
+  // Pictures at a time, so that `memory` suffices.
+  int64_t pass_size(const Graph& graph, int64_t batch, int64_t memory);
+  int64_t pass_bytes(const Graph& graph, int64_t batch);
+  void pass(const DeviceCall& call, int64_t first, int64_t count, std::deque<Pending>& pending,
+            std::unique_lock<std::mutex>& lock);
+  const float2* input_affine(const InputMap* map);
+  Slot& take_slot(std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock);
+  void finish(std::deque<Pending>& pending);
+  Machine machine(cudaStream_t stream) const;
+
+  int device_ = 0;
+  std::string name_;
+  int architecture_ = 0;
+  Target target_;
+  Element element_ = Element::kBF16;
+
+  std::mutex mutex_;
+  std::condition_variable slot_freed_;
+  std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, GraphPlan> plans_;
+  std::map<std::string, std::shared_ptr<const GraphWeights>> weights_;
+  Buffer arena_, map_;
+  std::vector<float2> map_values_;
+  Stream compute_, up_, down_;
+  Event last_;                          // the arena is free when it is done
+  cudaStream_t last_stream_ = nullptr;  // where it was recorded
+  Slot slots_[2];
+};
+
+}  // namespace calotype::cuda
