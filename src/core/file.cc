@@ -141,7 +141,8 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
     return;
   }
   struct stat info;
-  if (::stat(path.c_str(), &info) == 0) {
+  const bool exists = ::stat(path.c_str(), &info) == 0;
+  if (exists) {
     if (S_ISDIR(info.st_mode))
       fail(ErrorCode::kInvalidArgument, path, ": is a folder; name a file in it");
     if (!S_ISREG(info.st_mode)) {  // a device or pipe cannot be replaced by renaming
@@ -165,7 +166,8 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   remember(temporary_);
   const mode_t mask = ::umask(0);
   ::umask(mask);
-  ::fchmod(fd_, 0666 & ~mask);
+  // What replaces a private file stays private.
+  ::fchmod(fd_, exists ? info.st_mode & 0777 : 0666 & ~mask);
 }
 
 AtomicFile::~AtomicFile() {
