@@ -177,9 +177,8 @@ TEST_P(ConvertFiles, an_existing_model_is_kept_unless_told_otherwise) {
   for (const auto& [target, options] :
        {std::pair(folder_.path("vae"), folder), std::pair(std::string("mini"), ollama)}) {
     convert_model(model, target, options);
-    EXPECT_THAT(
-        refusal(ErrorCode::kInvalidArgument, [&] { convert_model(other, target, options); }),
-        HasSubstr("already"));
+    EXPECT_THAT(refusal(ErrorCode::kIo, [&] { convert_model(other, target, options); }),
+                HasSubstr("already"));
     expect_same(load_model(target), model);
     ConvertOptions overwrite = options;
     overwrite.overwrite = true;
