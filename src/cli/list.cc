@@ -64,7 +64,7 @@ void add_list(CLI::App& program, Action& action) {
       program, "list", "List the models found on this machine", "calotype list [OPTIONS]",
       "  calotype list\n"
       "  calotype list --json\n"
-      "  for m in $(calotype list --quiet); do calotype info --model $m; done\n"
+      "  calotype list --quiet | xargs -n 1 calotype info --model\n"
       "\nLooks at the embedded model, the Ollama store ($OLLAMA_MODELS, else ~/.ollama/models) "
       "and\n"
       "the Hugging Face cache ($HF_HUB_CACHE, $HF_HOME/hub, else ~/.cache/huggingface/hub).");

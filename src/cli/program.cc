@@ -80,7 +80,7 @@ int calotype_main(int argc, char** argv) {
   try {
     return flush(run(argc, argv));
   } catch (const Error& error) {
-    print_error(error.what());
+    print_error(error.code() == ErrorCode::kCancelled ? "interrupted" : error.what());
     return exit_code(error);
   } catch (const std::bad_alloc&) {
     print_error("the machine has not enough memory for this job");

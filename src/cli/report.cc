@@ -1,5 +1,6 @@
 #include "cli/report.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdarg>
@@ -44,12 +45,15 @@ void Report::json(const Json& document) const {
 }
 
 std::string printf_string(const char* format, ...) {
-  std::array<char, 512> text{};
-  va_list values;
+  va_list values, again;
   va_start(values, format);
-  std::vsnprintf(text.data(), text.size(), format, values);
+  va_copy(again, values);
+  const int length = std::vsnprintf(nullptr, 0, format, values);
   va_end(values);
-  return text.data();
+  std::string text(static_cast<size_t>(std::max(length, 0)), '\0');
+  std::vsnprintf(text.data(), text.size() + 1, format, again);
+  va_end(again);
+  return text;
 }
 
 std::string format_bytes(int64_t bytes) {

@@ -32,7 +32,7 @@ def test_the_flop_are_those_of_info(calotype):
 def test_the_median_is_the_time_of_a_run(calotype):
     def wall(runs):
         start = time.perf_counter()
-        report = calotype.json("bench", "--size", "512x512", "--runs", runs)
+        report = calotype.json("bench", *SMALL, "--runs", runs)
         return time.perf_counter() - start, report["median_s"]
 
     (one, _), (four, median) = wall(1), wall(4)

@@ -82,7 +82,7 @@ def test_waiting_for_standard_input_ends_too(calotype):
 def test_a_signal_that_the_parent_ignores_is_ignored(calotype, latents):
     latents()
     process = calotype.start(
-        "bench", "--size", "64x64", "--runs", "4", "--json", "--quiet", *ENDLESS,
+        "bench", "--size", "32x32", "--runs", "3", "--json", "--quiet", *ENDLESS,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     time.sleep(0.3)
