@@ -44,6 +44,7 @@ using ProgressCallback = std::function<bool(const Progress&)>;
 struct LayerReport {
   std::string name;
   std::string algorithm;  // "winograd F(4,3)", "direct", "attention", …
+  std::string means;  // how its result was there for its readers: "kept", "recomputed", "spilled"
   double seconds = 0;
   double flop = 0;           // of the direct algorithm: 2 * multiply-adds
   double flop_executed = 0;  // what the chosen algorithm computes
@@ -53,9 +54,12 @@ struct LayerReport {
 struct RunOptions {
   Backend backend = Backend::kAuto;
   Precision precision = Precision::kAuto;
-  int device = 0;      // which GPU
-  int threads = 0;     // 0: as many as the machine (or its cgroup and affinity mask) has
-  int64_t memory = 0;  // peak bytes of the job; 0: no bound
+  int device = 0;   // which GPU
+  int threads = 0;  // 0: as many as the machine (or its cgroup and affinity mask) has
+  // Peak bytes of the job: weights, activations, workspace, input and output tensors, and
+  // kProgramBytes for the library itself. 0: CALOTYPE_MEMORY, else three quarters of what is free.
+  int64_t memory = 0;
+  std::string scratch;  // folder for what does not fit; empty: $TMPDIR, else /var/tmp
   ProgressCallback progress;
   std::vector<LayerReport>* layers = nullptr;  // filled when given
 };
@@ -63,7 +67,13 @@ struct RunOptions {
 // What a job will take, known before it runs.
 struct Plan {
   double flop = 0;                 // of the direct algorithm: 2 * multiply-adds
-  int64_t planned_peak_bytes = 0;  // activations, workspace, weights, input and output
+  double flop_executed = 0;        // what the algorithms chosen compute, again or not
+  double flop_again = 0;           // of these, what is computed again to save memory
+  int64_t planned_peak_bytes = 0;  // all that RunOptions::memory counts
+  int64_t minimum_bytes = 0;       // the smallest RunOptions::memory that works
+  int64_t memory_bytes = 0;        // the bound that was planned for
+  int64_t spilled_bytes = 0;       // written to the scratch file, in all
+  double seconds = 0;              // expected
   Shape latents;                   // of the scaled latents, NHWC
   Shape image;                     // NHWC
 };
@@ -130,9 +140,18 @@ class CALOTYPE_API AutoencoderKL {
 };
 
 // Every tensor that a config's network has, by its diffusers name, with its shape.
-CALOTYPE_API std::vector<std::pair<std::string, Shape>> network_tensors(const AutoencoderKLConfig& config);
-// A model of seeded random weights, for tests and benchmarks: the time and the memory of a network do not depend on its weights.
-CALOTYPE_API Model random_model(const AutoencoderKLConfig& config, uint64_t seed, DType dtype = DType::kBF16);
+CALOTYPE_API std::vector<std::pair<std::string, Shape>> network_tensors(
+    const AutoencoderKLConfig& config);
+// A model of seeded random weights, for tests and benchmarks: the time and the memory of a network
+// do not depend on its weights.
+CALOTYPE_API Model random_model(const AutoencoderKLConfig& config, uint64_t seed,
+                                DType dtype = DType::kBF16);
+
+// What RunOptions::memory counts for the library's own code, tables and threads.
+constexpr int64_t kProgramBytes = int64_t{24} << 20;
+
+// "1.3G", "700M", "65536": bytes, by powers of 1024. Throws Error(kInvalidArgument).
+CALOTYPE_API int64_t parse_memory_size(const std::string& text);
 
 // Repeats the last row and column until both sides are multiples of `factor`. [B, H, W, C].
 CALOTYPE_API Tensor pad_to_factor(const Tensor& image, int64_t factor);

@@ -6,13 +6,11 @@
 
 #include "core/cat.h"
 #include "core/checked.h"
-#include "cpu/cpu_ops.h"
 #include "model/decoder.h"
 #include "model/encoder.h"
+#include "model/job.h"
 #include "model/latent_space.h"
 #include "model/tensor_source.h"
-#include "ops/executor.h"
-#include "reference/reference_ops.h"
 
 namespace calotype {
 namespace {
@@ -34,31 +32,6 @@ int64_t parameters(const Model& model, const std::set<std::string>& names) {
   int64_t total = 0;
   for (const std::string& name : names) total += model.tensors.at(name).size();
   return total;
-}
-
-std::unique_ptr<Ops> make_ops(const RunOptions& options) {
-  if (options.backend == Backend::kReference) return make_reference_ops(options.threads);
-  const bool automatic = options.precision == Precision::kAuto;
-  return make_cpu_ops(automatic ? Precision::kF32 : options.precision, options.threads);
-}
-
-// Runs a graph on float32 values, whatever the backend's own type.
-Tensor run(const Graph& graph, const Tensor& input, const RunOptions& options) {
-  const int64_t batch = input.dim(0);
-  const Extent out = graph.extent(graph.output());
-  Tensor output({batch, out.h, out.w, out.c});
-  const std::unique_ptr<Ops> ops = make_ops(options);
-  if (ops->element() == DType::kF32) {
-    execute(graph, *ops, batch, input.data(), output.data(), options.progress, options.layers);
-    return output;
-  }
-  const std::vector<double> wide_input(input.values().begin(), input.values().end());
-  std::vector<double> wide_output(static_cast<size_t>(output.size()));
-  execute(graph, *ops, batch, wide_input.data(), wide_output.data(), options.progress,
-          options.layers);
-  std::transform(wide_output.begin(), wide_output.end(), output.data(),
-                 [](double v) { return static_cast<float>(v); });
-  return output;
 }
 
 std::vector<double> numbers(const TensorView& view) {
@@ -165,7 +138,7 @@ Tensor AutoencoderKL::decode(const Tensor& latents, const RunOptions& options) c
 Tensor AutoencoderKL::decode_z(const Tensor& z, const RunOptions& options) const {
   const Decoder& decoder = impl_->need_decoder();
   check_input(z, config().latent_channels, "z");
-  return run(decoder.graph(z.dim(1), z.dim(2)), z, options);
+  return Job(decoder.graph(z.dim(1), z.dim(2)), model(), z.dim(0), options).run(z);
 }
 
 Posterior AutoencoderKL::encode(const Tensor& image, const RunOptions& options) const {
@@ -176,7 +149,8 @@ Posterior AutoencoderKL::encode(const Tensor& image, const RunOptions& options) 
     fail(ErrorCode::kInvalidArgument, "the picture is ", image.dim(2), "x", image.dim(1),
          "; its sides must be multiples of ", factor, " (pad_to_factor pads it)");
   }
-  const Tensor moments = run(encoder.graph(image.dim(1), image.dim(2)), image, options);
+  const Tensor moments =
+      Job(encoder.graph(image.dim(1), image.dim(2)), model(), image.dim(0), options).run(image);
   Posterior posterior;
   const int64_t channels = config().latent_channels, pixels = moments.size() / (2 * channels);
   const Shape shape = {moments.dim(0), moments.dim(1), moments.dim(2), channels};
@@ -208,33 +182,6 @@ std::string AutoencoderKL::latent_space_hash() const {
 
 namespace {
 
-Plan plan_of(const Graph& graph, int64_t batch, const RunOptions& options,
-             int64_t parameter_bytes) {
-  const std::unique_ptr<Ops> ops = make_ops(options);
-  const MemoryPlan memory = plan_memory(graph, *ops, batch);
-  Plan plan;
-  for (const Node& node : graph.nodes())
-    plan.flop += static_cast<double>(batch) * flop_of(graph, node);
-  const auto bytes = [&](Extent e) {
-    return checked_mul(checked_mul(checked_mul(checked_mul(e.h, e.w), e.c), batch),
-                       byte_count(ops->element(), {1}));
-  };
-  const int64_t io =
-      checked_add(bytes(graph.extent(graph.input())), bytes(graph.extent(graph.output())));
-  plan.planned_peak_bytes = checked_add(checked_add(memory.arena_bytes, memory.workspace_bytes),
-                                        checked_add(io, parameter_bytes));
-  return plan;
-}
-
-int64_t bytes_of_half(const Model& model, const std::string& half, const std::string& conv) {
-  int64_t bytes = 0;
-  for (const auto& [name, view] : model.tensors) {
-    if (name.starts_with(half) || name.starts_with(conv))
-      bytes += byte_count(view.dtype, view.shape);
-  }
-  return bytes;
-}
-
 // The picture's sides in pixels of z, rounded up to what the family's latents can hold.
 std::pair<int64_t, int64_t> padded(const AutoencoderKLConfig& config, int64_t height,
                                    int64_t width) {
@@ -255,8 +202,7 @@ Plan AutoencoderKL::plan_decode(int64_t batch, int64_t height, int64_t width,
                                 const RunOptions& options) const {
   const auto [h, w] = padded(config(), height, width);
   const Graph graph = impl_->need_decoder().graph(h / impl_->z_factor(), w / impl_->z_factor());
-  Plan plan =
-      plan_of(graph, batch, options, bytes_of_half(model(), "decoder.", "post_quant_conv."));
+  Plan plan = Job(graph, model(), batch, options).plan();
   const int64_t factor = config().spatial_factor();
   plan.latents = {batch, h / factor, w / factor, config().channels()};
   plan.image = {batch, h, w, config().out_channels};
@@ -267,7 +213,7 @@ Plan AutoencoderKL::plan_encode(int64_t batch, int64_t height, int64_t width,
                                 const RunOptions& options) const {
   const auto [h, w] = padded(config(), height, width);
   const Graph graph = impl_->need_encoder().graph(h, w);
-  Plan plan = plan_of(graph, batch, options, bytes_of_half(model(), "encoder.", "quant_conv."));
+  Plan plan = Job(graph, model(), batch, options).plan();
   const int64_t factor = config().spatial_factor();
   plan.latents = {batch, h / factor, w / factor, config().channels()};
   plan.image = {batch, h, w, config().in_channels};

@@ -1,244 +1,342 @@
 #include "ops/executor.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <limits>
+#include <map>
 #include <memory>
+#include <optional>
 
 #include "core/cat.h"
 #include "core/checked.h"
+#include "ops/row_memory.h"
+#include "ops/scratch.h"
 
 namespace calotype {
 namespace {
 
-constexpr int64_t kAlignment = 4096;  // a page: no two activations share one
+using Clock = std::chrono::steady_clock;
 
 int64_t elements_of(Extent e) { return checked_mul(checked_mul(e.h, e.w), e.c); }
+int64_t page_down(int64_t bytes) { return bytes / kScratchPage * kScratchPage; }
+int64_t page_up(int64_t bytes) { return page_down(bytes + kScratchPage - 1); }
 
-int64_t element_bytes(const Ops& ops) { return byte_count(ops.element(), {1}); }
-
-const ConvNode* as_conv(const Node& node) { return std::get_if<ConvNode>(&node); }
-
-// The operation may write its result over this input, whose last reader it is; -1 where there is
-// none.
-int overwritable(const Node& node) {
-  if (const ConvNode* conv = as_conv(node)) {
-    return conv->residual && !conv->shortcut && conv->sampling == Sampling::kSame &&
-                   conv->residual->id != conv->x.id
-               ? conv->residual->id
-               : -1;
-  }
-  return std::get<AttentionNode>(node).x.id;
+// Lets the pages of a mapped weight go: they come back from the page cache when they are read
+// again.
+void drop_pages(const TensorView& view) {
+  static const auto kPage = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(view.data) / kPage * kPage;
+  const auto last = reinterpret_cast<uintptr_t>(view.data) +
+                    static_cast<uintptr_t>(byte_count(view.dtype, view.shape));
+  ::madvise(reinterpret_cast<void*>(first), (last - first + kPage - 1) / kPage * kPage,
+            MADV_DONTNEED);
 }
 
-// First-fit places in one arena for activations that live from their maker to their last reader.
-class Arena {
+// One activation's rows: addresses for all, memory for those alive.
+class Rowed {
  public:
-  int64_t take(int64_t bytes) {
-    auto place = taken_.begin();
-    int64_t start = 0;
-    for (; place != taken_.end() && place->start - start < bytes; ++place) start = place->end;
-    taken_.insert(place, {start, checked_add(start, bytes)});
-    size_ = std::max(size_, start + bytes);
-    return start;
+  Rowed() = default;
+  Rowed(const RowChunks& chunks, int64_t chunk_bytes)
+      : chunks_(chunks),
+        chunk_bytes_(chunk_bytes),
+        range_(chunks.picture_bytes() * chunks.batch(), chunk_bytes) {}
+
+  void materialize(int64_t last_row, RowMemory& memory) {
+    const auto [first, last] = chunks_.materialize(last_row);
+    for_each(first, last, [&](std::byte* chunk) { memory.deal(chunk); });
   }
-  void free(int64_t start) {
-    std::erase_if(taken_, [&](const Place& p) { return p.start == start; });
+  void release(int64_t row, RowMemory& memory) {
+    const auto [first, last] = chunks_.release(row);
+    for_each(first, last, [&](std::byte* chunk) { memory.take_back(chunk); });
   }
-  int64_t size() const { return size_; }
+  std::byte* data() const { return range_.data(); }
+  const RowChunks& chunks() const { return chunks_; }
 
  private:
-  struct Place {
-    int64_t start, end;
-  };
-  std::vector<Place> taken_;  // by start
-  int64_t size_ = 0;
+  template <class F>
+  void for_each(int64_t first, int64_t last, F f) {
+    for (int64_t b = 0; b < chunks_.batch(); b++) {
+      for (int64_t c = first; c < last; c++)
+        f(data() + b * chunks_.picture_bytes() + c * chunk_bytes_);
+    }
+  }
+
+  RowChunks chunks_;
+  int64_t chunk_bytes_ = 0;
+  AddressRange range_;
 };
 
-}  // namespace
-
-MemoryPlan plan_memory(const Graph& graph, const Ops& ops, int64_t batch) {
-  const auto count = static_cast<size_t>(graph.activations());
-  std::vector<size_t> last_reader(count, 0);
-  for (size_t i = 0; i < graph.nodes().size(); i++) {
-    for (const Activation a : inputs_of(graph.nodes()[i]))
-      last_reader[static_cast<size_t>(a.id)] = i;
-  }
-  MemoryPlan plan;
-  plan.offset.assign(count, -1);
-  const auto owned_elsewhere = [&](int id) { return id == 0 || id == graph.output().id; };
-  Arena arena;
-  for (size_t i = 0; i < graph.nodes().size(); i++) {
-    const Node& node = graph.nodes()[i];
-    const Activation y = output_of(node);
-    int reused = overwritable(node);
-    if (reused >= 0 && (owned_elsewhere(reused) || last_reader[static_cast<size_t>(reused)] != i))
-      reused = -1;
-    if (!owned_elsewhere(y.id)) {
-      if (reused >= 0) {
-        plan.offset[static_cast<size_t>(y.id)] = plan.offset[static_cast<size_t>(reused)];
-      } else {
-        const int64_t bytes =
-            checked_mul(checked_mul(elements_of(graph.extent(y)), batch), element_bytes(ops));
-        plan.offset[static_cast<size_t>(y.id)] =
-            arena.take((bytes + kAlignment - 1) / kAlignment * kAlignment);
-      }
-    } else {
-      reused = -1;
-    }
-    for (const Activation a : inputs_of(node)) {
-      const auto id = static_cast<size_t>(a.id);
-      if (last_reader[id] == i && a.id != reused && plan.offset[id] >= 0)
-        arena.free(plan.offset[id]);
-    }
-    plan.workspace_bytes = std::max(plan.workspace_bytes, ops.workspace_bytes(graph, node, batch));
-  }
-  plan.arena_bytes = arena.size();
-  return plan;
-}
-
-namespace {
-
-struct FreeMemory {
-  void operator()(std::byte* p) const noexcept { std::free(p); }
-};
-
-// One run of a graph.
 class Execution {
  public:
-  Execution(const Graph& graph, Ops& ops, int64_t batch, const void* input, void* output)
+  Execution(const Graph& graph, Ops& ops, const ExecutionPlan& plan, int64_t batch,
+            const void* input, void* output, const ExecuteOptions& options)
       : graph_(graph),
         ops_(ops),
+        plan_(plan),
         batch_(batch),
+        element_bytes_(byte_count(ops.element(), {1})),
         input_(input),
         output_(output),
-        plan_(plan_memory(graph, ops, batch)) {
-    if (plan_.arena_bytes > 0) {
-      arena_.reset(static_cast<std::byte*>(std::aligned_alloc(
-          static_cast<size_t>(kAlignment), static_cast<size_t>(plan_.arena_bytes))));
-      if (arena_ == nullptr) {
-        fail(ErrorCode::kOutOfMemory, "there is no memory for activations of ", plan_.arena_bytes,
-             " bytes");
-      }
-    }
-    stats_.resize(static_cast<size_t>(graph.activations()));
+        options_(options),
+        memory_(plan.chunk_bytes),
+        stats_(static_cast<size_t>(graph.activations())),
+        seconds_(graph.nodes().size(), 0) {
+    if (plan.scratch_bytes > 0) scratch_.emplace(options.scratch_folder, plan.scratch_bytes);
   }
 
-  void run(const ProgressCallback& progress, std::vector<LayerReport>* layers) {
-    double total = 0, done = 0;
-    for (const Node& node : graph_.nodes()) total += flop_of(graph_, node);
-    for (const Node& node : graph_.nodes()) {
-      const double flop = flop_of(graph_, node);
-      const auto start = std::chrono::steady_clock::now();
-      const Ops::Tick tick = [&](double fraction) {
-        if (!progress) return;
-        if (!progress({(done + flop * std::clamp(fraction, 0.0, 1.0)) / total, name_of(node)})) {
-          fail(ErrorCode::kCancelled, "cancelled at ", name_of(node));
-        }
-      };
-      tick(0);
-      run(node, tick);
-      if (layers != nullptr) {
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-        layers->push_back(report(node, seconds.count()));
-      }
-      done += flop;
+  void run() {
+    for (const Pass& pass : plan_.passes) {
+      for (const int index : pass.nodes) total_flop_ += flop(index);
     }
-    if (progress && !progress({1.0, ""})) fail(ErrorCode::kCancelled, "cancelled at the end");
+    for (size_t p = 0; p < plan_.passes.size(); p++) run_pass(plan_.passes[p], plan_.strip_rows[p]);
+    if (options_.progress && !options_.progress({1.0, ""}))
+      fail(ErrorCode::kCancelled, "cancelled at the end");
+    if (options_.layers != nullptr) {
+      for (size_t i = 0; i < graph_.nodes().size(); i++) options_.layers->push_back(report(i));
+    }
   }
 
  private:
-  void* memory(Activation a) const {
-    if (a.id == graph_.output().id) return output_;
-    return arena_.get() + plan_.offset[static_cast<size_t>(a.id)];
-  }
-  Rows rows(Activation a) const {
-    const Extent e = graph_.extent(a);
-    return {memory(a), 0, e.h, elements_of(e), e};
-  }
-  ConstRows const_rows(Activation a) const {
-    if (a.id != 0) return rows(a);
-    ConstRows input;
-    input.data = input_;
-    input.extent = graph_.extent(a);
-    input.rows = input.extent.h;
-    input.picture_stride = elements_of(input.extent);
-    return input;
-  }
-  const std::vector<GroupStats>& stats(Activation a) const {
-    return stats_[static_cast<size_t>(a.id)];
+  const Node& node(int index) const { return graph_.nodes()[static_cast<size_t>(index)]; }
+  double flop(int index) const { return ops_.flop_executed(graph_, node(index)); }
+  int64_t row_bytes(int a) const {
+    const Extent e = graph_.extent({a});
+    return e.w * e.c * element_bytes_;
   }
 
-  BandStats bands(const Node& node) const {
-    const Activation y = output_of(node);
+  Rowed& rowed(int a) {
+    const auto found = activations_.find(a);
+    if (found != activations_.end()) return found->second;
+    const RowChunks chunks(batch_, graph_.extent({a}).h, row_bytes(a), plan_.chunk_bytes);
+    return activations_.emplace(a, Rowed(chunks, plan_.chunk_bytes)).first->second;
+  }
+
+  // Rows from `first` on, wherever they live.
+  ConstRows rows_of(int a, int64_t first, int64_t last) {
+    const Extent e = graph_.extent({a});
+    ConstRows rows;
+    rows.extent = e;
+    rows.first_row = first;
+    rows.rows = last - first;
+    if (a == graph_.input().id || a == graph_.output().id) {
+      rows.picture_stride = elements_of(e);
+      rows.data = static_cast<const std::byte*>(a == graph_.input().id ? input_ : output_) +
+                  first * row_bytes(a);
+    } else {
+      const Rowed& memory = rowed(a);
+      rows.picture_stride = memory.chunks().picture_bytes() / element_bytes_;
+      rows.data = memory.data() + first * row_bytes(a);
+    }
+    return rows;
+  }
+
+  Rows writable(const ConstRows& rows) const {
+    Rows result;
+    result.data = const_cast<void*>(rows.data);
+    result.first_row = rows.first_row;
+    result.rows = rows.rows;
+    result.picture_stride = rows.picture_stride;
+    result.extent = rows.extent;
+    return result;
+  }
+
+  void run_pass(const Pass& pass, int64_t strip_rows) {
+    for (const int index : pass.nodes) prepare(index);
+    for (const int a : pass.collects) bands_[a] = make_bands(a);
+    for (const Step& step : make_steps(graph_, ops_, plan_.means, pass, strip_rows)) follow(step);
+    for (auto& [a, bands] : bands_) stats_[static_cast<size_t>(a)] = bands.merged();
+    bands_.clear();
+    for (const int index : pass.nodes) {
+      if (const auto prepared = prepared_.find(index); prepared != prepared_.end())
+        prepared->second.release(1, memory_);
+    }
+  }
+
+  void prepare(int index) {
+    const auto start = Clock::now();
+    if (const int64_t bytes = ops_.prepared_bytes(graph_, node(index)); bytes > 0) {
+      if (!prepared_.contains(index)) {
+        prepared_.emplace(index,
+                          Rowed(RowChunks(1, 1, bytes, plan_.chunk_bytes), plan_.chunk_bytes));
+      }
+      prepared_.at(index).materialize(1, memory_);
+      ops_.prepare(graph_, node(index), prepared_.at(index).data());
+    }
+    if (options_.mapped_weights) {
+      if (const auto* conv = std::get_if<ConvNode>(&node(index))) drop_pages(conv->conv.weight);
+    }
+    add_seconds(index, start);
+  }
+
+  BandStats make_bands(int a) const {
+    const auto maker = std::find_if(graph_.nodes().begin(), graph_.nodes().end(),
+                                    [&](const Node& n) { return output_of(n).id == a; });
+    const int64_t first = ops_.first_band_rows(graph_, *maker);
     BandStats bands;
-    bands.groups = graph_.stats_groups(y);
-    if (bands.groups == 0) return bands;
+    bands.groups = graph_.stats_groups({a});
     bands.batch = batch_;
-    bands.band_rows = ops_.band_rows(graph_, node);
-    bands.bands = (graph_.extent(y).h + bands.band_rows - 1) / bands.band_rows;
+    bands.band_rows = ops_.band_rows(graph_, *maker);
+    const int64_t after_first = std::max<int64_t>(0, graph_.extent({a}).h - first);
+    bands.bands = 1 + (after_first + bands.band_rows - 1) / bands.band_rows;
     bands.values.resize(static_cast<size_t>(bands.bands * batch_ * bands.groups));
     return bands;
   }
 
-  void run(const Node& node, const Ops::Tick& tick) {
-    BandStats bands = this->bands(node);
-    BandStats* y_stats = bands.groups > 0 ? &bands : nullptr;
-    if (const ConvNode* conv = as_conv(node)) {
+  void follow(const Step& step) {
+    switch (step.kind) {
+      case Step::Kind::kMaterialize:
+        rowed(step.activation).materialize(step.last, memory_);
+        break;
+      case Step::Kind::kRelease:
+        rowed(step.activation).release(step.last, memory_);
+        break;
+      case Step::Kind::kAdopt:
+        activations_[step.activation] = std::move(rowed(step.other));
+        activations_.erase(step.other);
+        adopted_ = {step.activation, step.other};
+        break;
+      case Step::Kind::kCompute:
+        compute(step);
+        break;
+      case Step::Kind::kRead:
+      case Step::Kind::kWrite:
+        transfer(step);
+        break;
+      case Step::Kind::kAwaitRead:
+      case Step::Kind::kAwaitWrite:
+        scratch_->await(ticket_.at(step.activation));
+        break;
+    }
+  }
+
+  // Whole pages: a page that holds the end of one strip and the start of the next is written with
+  // the next, read with the first.
+  void transfer(const Step& step) {
+    const int64_t bytes = row_bytes(step.activation), height = graph_.extent({step.activation}).h;
+    const bool writes = step.kind == Step::Kind::kWrite;
+    const auto boundary = [&](int64_t row) {
+      return writes && row < height ? page_down(row * bytes) : page_up(row * bytes);
+    };
+    const Rowed& memory = rowed(step.activation);
+    const int64_t first = boundary(step.first), last = boundary(step.last),
+                  picture = memory.chunks().picture_bytes();
+    for (int64_t b = 0; b < batch_; b++) {
+      const int64_t offset =
+          plan_.scratch_offset[static_cast<size_t>(step.activation)] + b * picture + first;
+      std::byte* data = memory.data() + b * picture + first;
+      ticket_[step.activation] = writes ? scratch_->write(offset, data, last - first)
+                                        : scratch_->read(offset, data, last - first);
+    }
+  }
+
+  Ops::Tick make_tick(int index, double share) {
+    return [this, index, share](double fraction) {
+      if (!options_.progress) return;
+      const double now =
+          (done_flop_ + flop(index) * share * std::clamp(fraction, 0.0, 1.0)) / total_flop_;
+      if (!options_.progress({std::min(now, 1.0), name_of(node(index))})) {
+        fail(ErrorCode::kCancelled, "cancelled at ", name_of(node(index)));
+      }
+    };
+  }
+
+  void compute(const Step& step) {
+    const auto start = Clock::now();
+    const Node& n = node(step.node);
+    const int y = output_of(n).id;
+    const Extent extent = graph_.extent({y});
+    const double share =
+        static_cast<double>(step.last - step.first) / static_cast<double>(extent.h);
+    const Ops::Tick tick = make_tick(step.node, share);
+    tick(0);
+    const auto bands = bands_.find(y);
+    BandStats* y_stats = bands == bands_.end() ? nullptr : &bands->second;
+    const auto prepared = prepared_.find(step.node);
+    if (const auto* conv = std::get_if<ConvNode>(&n)) {
       ConvCall call;
       call.node = conv;
       call.batch = batch_;
-      call.x = const_rows(conv->x);
-      if (conv->norm) call.x_stats = stats(conv->x);
-      if (conv->residual) call.residual = const_rows(*conv->residual);
-      call.y = rows(conv->y);
+      const auto [from, to] = ops_.input_rows(graph_, *conv, step.first, step.last);
+      call.x = rows_of(conv->x.id, from, to);
+      if (conv->norm) call.x_stats = stats_[static_cast<size_t>(conv->x.id)];
+      if (conv->residual) call.residual = rows_of(conv->residual->id, step.first, step.last);
+      call.y = writable(rows_of(y, step.first, step.last));
       call.y_stats = y_stats;
+      if (prepared != prepared_.end()) call.prepared = prepared->second.data();
       ops_.conv(call, tick);
     } else {
-      const auto& attention = std::get<AttentionNode>(node);
+      const auto& attention = std::get<AttentionNode>(n);
       AttentionCall call;
       call.node = &attention;
       call.batch = batch_;
-      call.x = const_rows(attention.x);
-      call.x_stats = stats(attention.x);
-      call.y = rows(attention.y);
+      call.y = writable(rows_of(y, 0, extent.h));
+      const bool in_place = adopted_ == std::pair(y, attention.x.id);
+      call.x = in_place ? ConstRows(call.y) : rows_of(attention.x.id, 0, extent.h);
+      call.x_stats = stats_[static_cast<size_t>(attention.x.id)];
       call.y_stats = y_stats;
       ops_.attention(call, tick);
     }
-    if (y_stats != nullptr) stats_[static_cast<size_t>(output_of(node).id)] = bands.merged();
+    done_flop_ += flop(step.node) * share;
+    add_seconds(step.node, start);
   }
 
-  LayerReport report(const Node& node, double seconds) const {
+  void add_seconds(int index, Clock::time_point start) {
+    seconds_[static_cast<size_t>(index)] +=
+        std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  LayerReport report(size_t index) const {
+    const Node& n = graph_.nodes()[index];
     const double batch = static_cast<double>(batch_);
-    double elements = static_cast<double>(elements_of(graph_.extent(output_of(node))));
-    for (const Activation a : inputs_of(node))
+    double elements = static_cast<double>(elements_of(graph_.extent(output_of(n))));
+    for (const Activation a : inputs_of(n))
       elements += static_cast<double>(elements_of(graph_.extent(a)));
+    const auto times =
+        std::count_if(plan_.passes.begin(), plan_.passes.end(), [&](const Pass& pass) {
+          return std::find(pass.nodes.begin(), pass.nodes.end(), static_cast<int>(index)) !=
+                 pass.nodes.end();
+        });
+    constexpr const char* kMeans[] = {"kept", "recomputed", "spilled"};
     LayerReport layer;
-    layer.name = name_of(node);
-    layer.algorithm = ops_.algorithm(graph_, node);
-    layer.seconds = seconds;
-    layer.flop = batch * flop_of(graph_, node);
-    layer.flop_executed = batch * ops_.flop_executed(graph_, node);
-    layer.bytes = batch * elements * static_cast<double>(element_bytes(ops_));
+    layer.name = name_of(n);
+    layer.algorithm = ops_.algorithm(graph_, n);
+    layer.means = kMeans[static_cast<size_t>(plan_.means[static_cast<size_t>(output_of(n).id)])];
+    layer.seconds = seconds_[index];
+    layer.flop = batch * flop_of(graph_, n);
+    layer.flop_executed = batch * ops_.flop_executed(graph_, n) * static_cast<double>(times);
+    layer.bytes = batch * elements * static_cast<double>(element_bytes_ * times) +
+                  static_cast<double>(weight_bytes(n));
     return layer;
   }
 
   const Graph& graph_;
   Ops& ops_;
+  const ExecutionPlan& plan_;
   const int64_t batch_;
+  const int64_t element_bytes_;
   const void* const input_;
   void* const output_;
-  const MemoryPlan plan_;
-  std::unique_ptr<std::byte, FreeMemory> arena_;
+  const ExecuteOptions& options_;
+  RowMemory memory_;
+  std::map<int, Rowed>
+      activations_;                // kept to the end: spare chunks lie in the addresses of the dead
+  std::map<int, Rowed> prepared_;  // likewise
+  std::map<int, BandStats> bands_;  // of the pass that runs
   std::vector<std::vector<GroupStats>> stats_;
+  std::map<int, int64_t> ticket_;
+  std::pair<int, int> adopted_ = {-1, -1};
+  std::vector<double> seconds_;
+  double total_flop_ = 0, done_flop_ = 0;
+  std::optional<Scratch> scratch_;  // last: its thread ends before the memory that it fills goes
 };
 
 }  // namespace
 
-void execute(const Graph& graph, Ops& ops, int64_t batch, const void* input, void* output,
-             const ProgressCallback& progress, std::vector<LayerReport>* layers) {
-  Execution(graph, ops, batch, input, output).run(progress, layers);
+void execute(const Graph& graph, Ops& ops, const ExecutionPlan& plan, int64_t batch,
+             const void* input, void* output, const ExecuteOptions& options) {
+  Execution(graph, ops, plan, batch, input, output, options).run();
 }
 
 }  // namespace calotype

@@ -1,29 +1,30 @@
-// Runs a graph on a backend: plans memory from lifetimes, calls the operations in order, reports
+// Runs a planned graph on a backend: follows the steps of each pass, deals memory, reports
 // progress.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "calotype/autoencoder_kl.h"
 #include "ops/graph.h"
 #include "ops/ops.h"
+#include "ops/planner.h"
 
 namespace calotype {
 
-// Where each activation lives in one arena. Input and output of the graph are the caller's and have
-// no place in it.
-struct MemoryPlan {
-  std::vector<int64_t> offset;  // bytes, of each activation; -1 for input and output
-  int64_t arena_bytes = 0;
-  int64_t workspace_bytes = 0;  // of the greediest operation
+struct ExecuteOptions {
+  std::string scratch_folder;  // where spilled activations go
+  ProgressCallback progress;
+  std::vector<LayerReport>* layers = nullptr;
+  bool mapped_weights = false;  // the pages of weights may be let go when they have been read
 };
-MemoryPlan plan_memory(const Graph& graph, const Ops& ops, int64_t batch);
 
-// `input` and `output` are whole activations of ops.element(), NHWC.
-void execute(const Graph& graph, Ops& ops, int64_t batch, const void* input, void* output,
-             const ProgressCallback& progress, std::vector<LayerReport>* layers);
+// `input` and `output` are whole activations of ops.element(), NHWC; `graph` and `plan` are of the
+// same lowered graph. Throws Error(kCancelled, kIo, kOutOfMemory).
+void execute(const Graph& graph, Ops& ops, const ExecutionPlan& plan, int64_t batch,
+             const void* input, void* output, const ExecuteOptions& options);
 
 }  // namespace calotype

@@ -1,5 +1,7 @@
 #include "ops/graph.h"
 
+#include <map>
+
 #include "core/cat.h"
 #include "core/checked.h"
 
@@ -71,6 +73,41 @@ Activation Graph::attention(std::string name, Activation x, const GroupNorm& nor
   const Activation y = add(extent(x));
   nodes_.emplace_back(AttentionNode{std::move(name), x, y, norm, weights});
   return y;
+}
+
+Graph lower(const Graph& graph) {
+  Graph lowered(graph.extent(graph.input()));
+  std::vector<Activation> now(static_cast<size_t>(graph.activations()));  // in `lowered`, by old id
+  now[0] = lowered.input();
+  const auto at = [&](Activation a) -> Activation& { return now[static_cast<size_t>(a.id)]; };
+  std::map<int, Activation> shortcuts;  // by the old id of the convolution's result
+  for (size_t i = 0; i < graph.nodes().size(); i++) {
+    // Shortcuts of later nodes whose source is read here for the first time.
+    for (const Activation a : inputs_of(graph.nodes()[i])) {
+      for (size_t j = i; j < graph.nodes().size(); j++) {
+        const auto* later = std::get_if<ConvNode>(&graph.nodes()[j]);
+        if (later == nullptr || !later->shortcut || later->residual->id != a.id) continue;
+        if (shortcuts.contains(later->y.id)) continue;
+        const std::string block = later->name.substr(0, later->name.rfind('.'));
+        shortcuts[later->y.id] = lowered.conv(block + ".conv_shortcut", at(a), *later->shortcut);
+      }
+    }
+    if (const auto* conv = std::get_if<ConvNode>(&graph.nodes()[i])) {
+      Activation residual;
+      if (conv->residual)
+        residual = conv->shortcut ? shortcuts.at(conv->y.id) : at(*conv->residual);
+      at(conv->y) = lowered.conv(conv->name, at(conv->x), conv->conv,
+                                 {.sampling = conv->sampling,
+                                  .norm = conv->norm ? &*conv->norm : nullptr,
+                                  .residual = conv->residual ? &residual : nullptr});
+    } else {
+      const auto& attention = std::get<AttentionNode>(graph.nodes()[i]);
+      at(attention.y) =
+          lowered.attention(attention.name, at(attention.x), attention.norm, attention.weights);
+    }
+  }
+  lowered.set_output(at(graph.output()));
+  return lowered;
 }
 
 const std::string& name_of(const Node& node) {

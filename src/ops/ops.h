@@ -117,6 +117,9 @@ class Ops {
   virtual void prepare(const Graph&, const Node&, void* /*memory*/) {}
   // Bytes that a call allocates for itself (transformed weights, tiles of every thread).
   virtual int64_t workspace_bytes(const Graph& graph, const Node& node, int64_t batch) const = 0;
+  // Executed FLOP a second that this backend reaches here, roughly: to weigh computing again
+  // against other means.
+  virtual double flop_per_second() const { return 1e11; }
   virtual std::string algorithm(const Graph& graph, const Node& node) const = 0;
   virtual double flop_executed(const Graph& graph, const Node& node) const = 0;
 

@@ -74,6 +74,7 @@ void take_tensors(const Source& source, Model& model) {
 
 Model make_model(Source source, const LoadOptions& options) {
   Model model;
+  model.mapped = true;  // whatever the container
   take_tensors(source, model);
   if (source.config) {
     model.config = AutoencoderKLConfig::from_json(*source.config, source.config_file);

@@ -1,0 +1,184 @@
+#include "model/job.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <optional>
+
+#include "core/cat.h"
+#include "core/checked.h"
+#include "cpu/cpu_ops.h"
+#include "ops/executor.h"
+#include "ops/machine.h"
+#include "ops/scratch.h"
+#include "reference/reference_ops.h"
+
+namespace calotype {
+namespace {
+
+// Pictures of more arithmetic than this go one after the other: each keeps all cores busy by
+// itself, in less memory.
+constexpr double kAloneFlop = 5e10;
+
+std::unique_ptr<Ops> make_ops(const RunOptions& options) {
+  if (options.backend == Backend::kReference) return make_reference_ops(options.threads);
+  const bool automatic = options.precision == Precision::kAuto;
+  return make_cpu_ops(automatic ? Precision::kF32 : options.precision, options.threads);
+}
+
+}  // namespace
+
+Job::Job(const Graph& graph, const Model& model, int64_t batch, const RunOptions& options)
+    : graph_(lower(graph)),
+      network_(graph),
+      model_(model),
+      batch_(batch),
+      options_(options),
+      ops_(make_ops(options)) {}
+
+// What the budget counts besides the plan: the library, input and output, weights that live in the
+// heap.
+int64_t Job::base_bytes() const {
+  const auto tensor = [&](Activation a) {
+    const Extent e = graph_.extent(a);
+    const int64_t values = checked_mul(checked_mul(checked_mul(e.h, e.w), e.c), batch_);
+    const int64_t wide = ops_->element() == DType::kF64 ? 8 : 0;  // the reference's own copies
+    return checked_mul(values, 4 + wide);
+  };
+  int64_t bytes =
+      checked_add(kProgramBytes, checked_add(tensor(graph_.input()), tensor(graph_.output())));
+  if (!model_.mapped) {
+    for (const auto& [name, view] : model_.tensors)
+      bytes = checked_add(bytes, byte_count(view.dtype, view.shape));
+  }
+  return bytes;
+}
+
+int64_t Job::budget() const {
+  if (options_.memory > 0) return options_.memory;
+  const char* wanted = std::getenv("CALOTYPE_MEMORY");
+  if (wanted != nullptr && *wanted != '\0') return parse_memory_size(wanted);
+  return available_memory() / 4 * 3;
+}
+
+PlanOptions Job::plan_options(int64_t budget) const {
+  const std::string folder = scratch_folder(options_.scratch);
+  PlanOptions plan;
+  plan.memory = budget;
+  plan.may_spill = !is_memory_backed(folder);
+  plan.mapped_weights = model_.mapped;
+  return plan;
+}
+
+ExecutionPlan Job::plan_group(int64_t pictures) const {
+  const int64_t left = budget() - base_bytes();
+  PlanOptions options = plan_options(std::max<int64_t>(left, 1));
+  ExecutionPlan plan;
+  try {
+    plan = plan_execution(graph_, *ops_, pictures, options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+    const int64_t least =
+        checked_add(base_bytes(), smallest_plan(graph_, *ops_, pictures, options).peak_bytes);
+    fail(ErrorCode::kOutOfMemory, "a memory budget of ", budget(),
+         " bytes is too small for this picture; the smallest that works is ", least, " bytes");
+  }
+  if (plan.spilled_bytes == 0) return plan;
+  options.disk_bytes_per_second = disk_bytes_per_second(scratch_folder(options_.scratch));
+  return plan_execution(graph_, *ops_, pictures, options);
+}
+
+// How many pictures of the batch are computed together: all where that fits and is worth it.
+int64_t Job::group() const {
+  double flop = 0;
+  for (const Node& node : graph_.nodes()) flop += ops_->flop_executed(graph_, node);
+  if (batch_ == 1 || flop > kAloneFlop) return 1;
+  const int64_t left = budget() - base_bytes();
+  for (int64_t pictures = batch_; pictures > 1; pictures = (pictures + 1) / 2) {
+    PlanOptions unbounded = plan_options(0);
+    if (plan_execution(graph_, *ops_, pictures, unbounded).peak_bytes <= left) return pictures;
+  }
+  return 1;
+}
+
+Plan Job::plan() {
+  const ExecutionPlan chosen = plan_group(group());
+  Plan plan;
+  for (const Node& node : network_.nodes())
+    plan.flop += static_cast<double>(batch_) * flop_of(network_, node);
+  const auto groups = static_cast<double>((batch_ + group() - 1) / group());
+  plan.flop_executed = groups * chosen.flop_executed;
+  plan.flop_again = groups * chosen.flop_again;
+  plan.spilled_bytes = static_cast<int64_t>(groups) * chosen.spilled_bytes;
+  plan.seconds = groups * chosen.seconds;
+  plan.memory_bytes = budget();
+  plan.planned_peak_bytes = checked_add(base_bytes(), chosen.peak_bytes);
+  plan.minimum_bytes = smallest_budget();
+  return plan;
+}
+
+int64_t Job::smallest_budget() {
+  return checked_add(base_bytes(), smallest_plan(graph_, *ops_, 1, plan_options(1)).peak_bytes);
+}
+
+Tensor Job::run(const Tensor& input) { return run_groups(input, group()); }
+
+Tensor Job::run_groups(const Tensor& input, int64_t group) {
+  const Extent in = graph_.extent(graph_.input()), out = graph_.extent(graph_.output());
+  std::optional<ExecutionPlan> plan;
+  int64_t planned = 0;
+  Tensor output({batch_, out.h, out.w, out.c});
+  for (int64_t first = 0; first < batch_; first += group) {
+    const int64_t pictures = std::min(group, batch_ - first);
+    if (pictures != planned) plan = plan_group(pictures);
+    planned = pictures;
+    const int64_t in_size = in.h * in.w * in.c, out_size = out.h * out.w * out.c;
+    const float* x = input.data() + first * in_size;
+    float* y = output.data() + first * out_size;
+    ExecuteOptions options;
+    options.scratch_folder = scratch_folder(options_.scratch);
+    options.layers = options_.layers;
+    options.mapped_weights = model_.mapped;
+    if (options_.progress) {
+      options.progress = [&](const Progress& progress) {
+        const double done =
+            static_cast<double>(first) + progress.fraction * static_cast<double>(pictures);
+        return options_.progress({done / static_cast<double>(batch_), progress.layer});
+      };
+    }
+    if (ops_->element() == DType::kF32) {
+      execute(graph_, *ops_, *plan, pictures, x, y, options);
+      continue;
+    }
+    const std::vector<double> wide_x(x, x + pictures * in_size);
+    std::vector<double> wide_y(static_cast<size_t>(pictures * out_size));
+    execute(graph_, *ops_, *plan, pictures, wide_x.data(), wide_y.data(), options);
+    std::transform(wide_y.begin(), wide_y.end(), y, [](double v) { return static_cast<float>(v); });
+  }
+  return output;
+}
+
+int64_t parse_memory_size(const std::string& text) {
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  std::string unit = end;
+  std::transform(unit.begin(), unit.end(), unit.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
+  if (unit.ends_with("IB"))
+    unit.resize(unit.size() - 2);
+  else if (unit.ends_with("B"))
+    unit.resize(unit.size() - 1);
+  constexpr std::string_view kUnits = "KMGT";
+  double scale = 1;
+  const bool known =
+      unit.empty() || (unit.size() == 1 && kUnits.find(unit[0]) != std::string_view::npos);
+  if (unit.size() == 1 && known)
+    scale = static_cast<double>(int64_t{1} << (10 * (kUnits.find(unit[0]) + 1)));
+  if (end == text.c_str() || !known || !(number > 0) || number * scale >= 0x1p62) {
+    fail(ErrorCode::kInvalidArgument, "\"", text,
+         "\" is no memory size; write 700M, 1.3G or a number of bytes");
+  }
+  return static_cast<int64_t>(number * scale);
+}
+
+}  // namespace calotype

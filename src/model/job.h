@@ -1,0 +1,40 @@
+// One encoding or decoding: a graph, a backend and a memory budget, planned and run.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "calotype/autoencoder_kl.h"
+#include "ops/graph.h"
+#include "ops/ops.h"
+#include "ops/planner.h"
+
+namespace calotype {
+
+class Job {
+ public:
+  // `graph` as the network says it, of one picture's size.
+  Job(const Graph& graph, const Model& model, int64_t batch, const RunOptions& options);
+
+  // Throws Error(kOutOfMemory) where the budget is too small, naming the smallest that works.
+  Plan plan();
+  Tensor run(const Tensor& input);
+
+ private:
+  int64_t base_bytes() const;
+  int64_t budget() const;
+  PlanOptions plan_options(int64_t budget) const;
+  int64_t smallest_budget();
+  ExecutionPlan plan_group(int64_t pictures) const;
+  int64_t group() const;
+  Tensor run_groups(const Tensor& input, int64_t group);
+
+  Graph graph_;  // lowered
+  const Graph network_;
+  const Model& model_;
+  const int64_t batch_;
+  const RunOptions& options_;
+  std::unique_ptr<Ops> ops_;
+};
+
+}  // namespace calotype

@@ -1,0 +1,405 @@
+#include "ops/planner.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/cat.h"
+#include "core/checked.h"
+#include "ops/row_memory.h"
+#include "ops/scratch.h"
+
+namespace calotype {
+namespace {
+
+// A call costs this much besides its arithmetic: threads wake up and wait for the last of them.
+constexpr double kCallSeconds = 3e-4;
+constexpr int64_t kMostStrips = 256;
+// Strips of a pass, in bands of its target; 0: the whole picture at once.
+constexpr int64_t kWhole = 0;
+
+struct PassCost {
+  int64_t own_peak = 0;  // of the activations of the pass and its workspace
+  double seconds = 0;
+  double flop = 0;
+  int64_t written = 0;
+};
+
+struct Evaluation {
+  std::vector<Pass> passes;
+  std::vector<PassCost> costs;
+  std::vector<int64_t> peaks;  // of each pass, all that is alive counted
+  double seconds = 0;
+  int64_t peak = 0;
+
+  // Bytes over the budget, added up over the passes.
+  double excess(int64_t budget) const {
+    double sum = 0;
+    for (const int64_t p : peaks) sum += static_cast<double>(std::max<int64_t>(0, p - budget));
+    return sum;
+  }
+};
+
+class Planner {
+ public:
+  Planner(const Graph& graph, const Ops& ops, int64_t batch, const PlanOptions& options)
+      : graph_(graph), ops_(ops), batch_(batch), options_(options) {
+    int64_t largest = 0;
+    for (int a = 0; a < graph.activations(); a++) largest = std::max(largest, picture_bytes(a));
+    chunk_bytes_ = chunk_bytes_for(largest);
+    for (const Node& node : graph.nodes()) {
+      flop_.push_back(static_cast<double>(batch) * ops.flop_executed(graph, node));
+      prepared_.push_back((ops.prepared_bytes(graph, node) + chunk_bytes_ - 1) / chunk_bytes_ *
+                          chunk_bytes_);
+      workspace_.push_back(ops.workspace_bytes(graph, node, batch));
+    }
+  }
+
+  ExecutionPlan fastest() {
+    const Choice keep_all = {
+        std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep), kWhole};
+    if (options_.memory <= 0 || evaluate(keep_all).peak <= options_.memory)
+      return finish(keep_all, options_.memory);
+    std::optional<Choice> best;
+    double best_seconds = std::numeric_limits<double>::infinity();
+    for (const int64_t bands : {kWhole, int64_t{8}, int64_t{4}, int64_t{2}, int64_t{1}}) {
+      const std::optional<Choice> found = shrink({keep_all.means, bands}, options_.memory);
+      if (!found) continue;
+      const double seconds = evaluate(*found).seconds;
+      if (seconds < best_seconds) {
+        best = found;
+        best_seconds = seconds;
+      }
+    }
+    if (!best) {
+      const Choice smallest = this->smallest();
+      const int64_t least = evaluate(smallest).peak;
+      if (least > options_.memory) {
+        fail(ErrorCode::kOutOfMemory, "the job needs ", least,
+             " bytes for its activations, but only ", options_.memory,
+             " of the budget are left for them");
+      }
+      best = smallest;
+    }
+    return finish(grow(*best, options_.memory), options_.memory);
+  }
+
+  ExecutionPlan least() { return finish(smallest(), 0); }
+
+ private:
+  struct Choice {
+    std::vector<Means> means;
+    int64_t bands = kWhole;  // of a strip
+  };
+
+  int64_t row_bytes(int a) const {
+    const Extent e = graph_.extent({a});
+    return checked_mul(checked_mul(e.w, e.c), byte_count(ops_.element(), {1}));
+  }
+  int64_t picture_bytes(int a) const { return checked_mul(row_bytes(a), graph_.extent({a}).h); }
+  RowChunks chunks(int a) const {
+    return {batch_, graph_.extent({a}).h, row_bytes(a), chunk_bytes_};
+  }
+  int64_t whole_bytes(int a) const {
+    RowChunks all = chunks(a);
+    all.materialize(graph_.extent({a}).h);
+    return checked_mul(all.alive(), chunk_bytes_);
+  }
+  bool borrowed(int a) const { return a == graph_.input().id || a == graph_.output().id; }
+
+  int64_t strip_rows(const Pass& pass, int64_t bands) const {
+    const Node& node = graph_.nodes()[static_cast<size_t>(pass.nodes.back())];
+    const int64_t height = graph_.extent(output_of(node)).h;
+    if (bands == kWhole) return height;
+    return std::max(bands * ops_.band_rows(graph_, node), (height + kMostStrips - 1) / kMostStrips);
+  }
+
+  // What a pass costs whatever else is alive; remembered, since most passes of two choices are the
+  // same.
+  const PassCost& cost(const Pass& pass, const Choice& choice) {
+    std::vector<int64_t> key = {choice.bands, pass.stores};
+    key.insert(key.end(), pass.nodes.begin(), pass.nodes.end());
+    key.push_back(-1);
+    key.insert(key.end(), pass.dies.begin(), pass.dies.end());
+    key.push_back(-1);
+    for (const int index : pass.nodes) {
+      const Node& node = graph_.nodes()[static_cast<size_t>(index)];
+      key.push_back(static_cast<int64_t>(choice.means[static_cast<size_t>(output_of(node).id)]));
+      for (const Activation a : inputs_of(node))
+        key.push_back(static_cast<int64_t>(choice.means[static_cast<size_t>(a.id)]));
+    }
+    const auto [found, is_new] = costs_.try_emplace(std::move(key));
+    if (is_new) found->second = measure(pass, choice);
+    return found->second;
+  }
+
+  PassCost measure(const Pass& pass, const Choice& choice) const {
+    PassCost cost;
+    int64_t fixed = 0, workspace = 0;
+    for (const int index : pass.nodes) {
+      const auto i = static_cast<size_t>(index);
+      cost.flop += flop_[i];
+      fixed += prepared_[i] + (options_.mapped_weights ? weight_bytes(graph_.nodes()[i]) : 0);
+      workspace = std::max(workspace, workspace_[i]);
+    }
+    std::map<int, RowChunks> memory;
+    const auto of = [&](int a) -> RowChunks& {
+      return memory.try_emplace(a, chunks(a)).first->second;
+    };
+    int64_t alive = 0, peak = 0, calls = 0, moved = 0;
+    // What is kept and read here is there at the start.
+    const std::set<int> made = made_by(pass);
+    for (const int a : touched(pass)) {
+      if (made.contains(a) || borrowed(a) || choice.means[static_cast<size_t>(a)] == Means::kSpill)
+        continue;
+      of(a).materialize(graph_.extent({a}).h);
+      alive += of(a).alive();
+    }
+    peak = alive;
+    for (const Step& step :
+         make_steps(graph_, ops_, choice.means, pass, strip_rows(pass, choice.bands))) {
+      switch (step.kind) {
+        case Step::Kind::kMaterialize: {
+          const auto [first, last] = of(step.activation).materialize(step.last);
+          alive += (last - first) * batch_;
+          peak = std::max(peak, alive);
+          break;
+        }
+        case Step::Kind::kRelease: {
+          const auto [first, last] = of(step.activation).release(step.last);
+          alive -= (last - first) * batch_;
+          break;
+        }
+        case Step::Kind::kRead:
+          moved += (step.last - step.first) * row_bytes(step.activation) * batch_;
+          break;
+        case Step::Kind::kWrite:
+          moved += (step.last - step.first) * row_bytes(step.activation) * batch_;
+          cost.written += (step.last - step.first) * row_bytes(step.activation) * batch_;
+          break;
+        case Step::Kind::kCompute:
+          calls++;
+          break;
+        default:
+          break;
+      }
+    }
+    cost.own_peak = checked_add(checked_add(checked_mul(peak, chunk_bytes_), fixed), workspace);
+    cost.seconds =
+        std::max(cost.flop / ops_.flop_per_second() + static_cast<double>(calls) * kCallSeconds,
+                 static_cast<double>(moved) / options_.disk_bytes_per_second);
+    return cost;
+  }
+
+  std::set<int> made_by(const Pass& pass) const {
+    std::set<int> made;
+    for (const int index : pass.nodes)
+      made.insert(output_of(graph_.nodes()[static_cast<size_t>(index)]).id);
+    return made;
+  }
+
+  std::set<int> touched(const Pass& pass) const {
+    std::set<int> all = made_by(pass);
+    for (const int index : pass.nodes) {
+      for (const Activation a : inputs_of(graph_.nodes()[static_cast<size_t>(index)]))
+        all.insert(a.id);
+    }
+    return all;
+  }
+
+  Evaluation evaluate(const Choice& choice) {
+    Evaluation result;
+    result.passes = make_passes(graph_, choice.means);
+    std::map<int, int64_t> kept;  // alive between passes
+    for (const Pass& pass : result.passes) {
+      const PassCost& cost = this->cost(pass, choice);
+      const std::set<int> own = touched(pass);
+      int64_t peak = cost.own_peak;
+      for (const auto& [a, bytes] : kept) {
+        if (!own.contains(a)) peak = checked_add(peak, bytes);
+      }
+      result.costs.push_back(cost);
+      result.peaks.push_back(peak);
+      result.peak = std::max(result.peak, peak);
+      result.seconds += cost.seconds;
+      const int target = output_of(graph_.nodes()[static_cast<size_t>(pass.nodes.back())]).id;
+      if (pass.stores && !borrowed(target) &&
+          choice.means[static_cast<size_t>(target)] == Means::kKeep) {
+        kept[target] = whole_bytes(target);
+      }
+      for (const int a : pass.dies) kept.erase(a);
+    }
+    return result;
+  }
+
+  bool allowed(int a, Means means) const {
+    return may_have(graph_, {a}, means) && (means != Means::kSpill || options_.may_spill);
+  }
+
+  // Changes one activation's means after another, the one first that saves the most bytes for its
+  // time, until all fits.
+  std::optional<Choice> shrink(Choice choice, int64_t budget) {
+    Evaluation now = evaluate(choice);
+    while (now.peak > budget) {
+      const double excess = now.excess(budget);
+      double best_score = 0;
+      Choice best = choice;
+      for (int a = 0; a < graph_.activations(); a++) {
+        if (!matters(a, now, budget)) continue;
+        for (const Means means : {Means::kKeep, Means::kRecompute, Means::kSpill}) {
+          if (means == choice.means[static_cast<size_t>(a)] || !allowed(a, means)) continue;
+          Choice other = choice;
+          other.means[static_cast<size_t>(a)] = means;
+          const Evaluation then = evaluate(other);
+          const double saved = excess - then.excess(budget);
+          if (saved <= 0) continue;
+          const double score = saved / std::max(then.seconds - now.seconds, 1e-4);
+          if (score <= best_score) continue;
+          best_score = score;
+          best = std::move(other);
+        }
+      }
+      if (best_score == 0) return {};
+      choice = std::move(best);
+      now = evaluate(choice);
+    }
+    return choice;
+  }
+
+  // Whether an activation is alive in a pass that does not fit.
+  bool matters(int a, const Evaluation& now, int64_t budget) const {
+    bool alive = false;
+    for (size_t p = 0; p < now.passes.size(); p++) {
+      const std::set<int> own = touched(now.passes[p]);
+      alive = alive || own.contains(a);
+      if (alive && now.peaks[p] > budget) return true;
+      const auto& dies = now.passes[p].dies;
+      if (std::find(dies.begin(), dies.end(), a) != dies.end()) alive = false;
+    }
+    return false;
+  }
+
+  // Keeps what a plan that fits need not recompute or spill, the dearest first.
+  Choice grow(Choice choice, int64_t budget) {
+    for (bool changed = true; changed;) {
+      changed = false;
+      const double seconds = evaluate(choice).seconds;
+      double best_saved = 0;
+      Choice best = choice;
+      for (int a = 0; a < graph_.activations(); a++) {
+        for (const Means means : {Means::kKeep, Means::kRecompute}) {
+          if (choice.means[static_cast<size_t>(a)] == means || !allowed(a, means)) continue;
+          Choice other = choice;
+          other.means[static_cast<size_t>(a)] = means;
+          const Evaluation then = evaluate(other);
+          if (then.peak > budget || seconds - then.seconds <= best_saved) continue;
+          best_saved = seconds - then.seconds;
+          best = std::move(other);
+        }
+      }
+      if (best_saved > 1e-9) {
+        choice = std::move(best);
+        changed = true;
+      }
+    }
+    return choice;
+  }
+
+  Choice smallest() {
+    Choice choice = {std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep),
+                     1};
+    for (int a = 0; a < graph_.activations(); a++) {
+      if (allowed(a, Means::kSpill)) choice.means[static_cast<size_t>(a)] = Means::kSpill;
+    }
+    for (;;) {
+      const int64_t peak = evaluate(choice).peak;
+      const std::optional<Choice> smaller = shrink(choice, peak - 1);
+      if (!smaller) return choice;
+      choice = *smaller;
+    }
+  }
+
+  // Whole passes where strips buy nothing.
+  ExecutionPlan finish(const Choice& choice, int64_t budget) {
+    const Evaluation result = evaluate(choice);
+    ExecutionPlan plan;
+    plan.means = choice.means;
+    plan.passes = result.passes;
+    plan.chunk_bytes = chunk_bytes_;
+    std::set<int> computed;
+    for (size_t p = 0; p < plan.passes.size(); p++) {
+      const Pass& pass = plan.passes[p];
+      const PassCost& whole = cost(pass, {choice.means, kWhole});
+      const int64_t peak = result.peaks[p] - result.costs[p].own_peak + whole.own_peak;
+      const bool fits = budget > 0 ? peak <= budget : peak <= result.peak;
+      plan.strip_rows.push_back(strip_rows(pass, fits ? kWhole : choice.bands));
+      plan.peak_bytes = std::max(plan.peak_bytes, fits ? peak : result.peaks[p]);
+      plan.seconds += fits ? whole.seconds : result.costs[p].seconds;
+      plan.flop_executed += result.costs[p].flop;
+      plan.spilled_bytes += result.costs[p].written;
+      for (const int index : pass.nodes) {
+        if (!computed.insert(index).second) plan.flop_again += flop_[static_cast<size_t>(index)];
+      }
+    }
+    place_in_scratch(plan);
+    return plan;
+  }
+
+  // First-fit places in the scratch file for what is spilled, from its maker to its last reader.
+  void place_in_scratch(ExecutionPlan& plan) const {
+    struct Place {
+      int64_t start, end;
+      int activation;
+    };
+    std::vector<Place> taken;  // by start
+    plan.scratch_offset.assign(static_cast<size_t>(graph_.activations()), -1);
+    for (const Pass& pass : plan.passes) {
+      const int target = output_of(graph_.nodes()[static_cast<size_t>(pass.nodes.back())]).id;
+      if (pass.stores && !borrowed(target) &&
+          plan.means[static_cast<size_t>(target)] == Means::kSpill) {
+        const int64_t bytes = checked_mul(chunks(target).picture_bytes(), batch_);
+        int64_t start = 0;
+        auto place = taken.begin();
+        for (; place != taken.end() && place->start - start < bytes; ++place) start = place->end;
+        plan.scratch_offset[static_cast<size_t>(target)] = start;
+        taken.insert(place, {start, checked_add(start, bytes), target});
+        plan.scratch_bytes = std::max(plan.scratch_bytes, start + bytes);
+      }
+      std::erase_if(taken, [&](const Place& p) {
+        return std::find(pass.dies.begin(), pass.dies.end(), p.activation) != pass.dies.end();
+      });
+    }
+  }
+
+  const Graph& graph_;
+  const Ops& ops_;
+  const int64_t batch_;
+  const PlanOptions options_;
+  int64_t chunk_bytes_ = 0;
+  std::vector<double> flop_;
+  std::vector<int64_t> prepared_, workspace_;
+  std::map<std::vector<int64_t>, PassCost> costs_;
+};
+
+}  // namespace
+
+int64_t weight_bytes(const Node& node) {
+  const auto bytes = [](const TensorView& view) { return byte_count(view.dtype, view.shape); };
+  if (const auto* conv = std::get_if<ConvNode>(&node)) return bytes(conv->conv.weight);
+  const AttentionWeights& w = std::get<AttentionNode>(node).weights;
+  return bytes(w.query) + bytes(w.key) + bytes(w.value) + bytes(w.out);
+}
+
+ExecutionPlan plan_execution(const Graph& graph, const Ops& ops, int64_t batch,
+                             const PlanOptions& options) {
+  return Planner(graph, ops, batch, options).fastest();
+}
+
+ExecutionPlan smallest_plan(const Graph& graph, const Ops& ops, int64_t batch,
+                            const PlanOptions& options) {
+  return Planner(graph, ops, batch, options).least();
+}
+
+}  // namespace calotype

@@ -1,0 +1,50 @@
+// Chooses how every activation is there for its readers, so that a job fits into its memory at the
+// least cost.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ops/graph.h"
+#include "ops/ops.h"
+#include "ops/schedule.h"
+
+namespace calotype {
+
+struct PlanOptions {
+  int64_t memory =
+      0;  // bytes for activations, workspace and the weights in use; 0: as much as is fastest
+  bool may_spill = true;  // false where the scratch folder is memory itself
+  double disk_bytes_per_second = 5e8;
+  bool mapped_weights =
+      false;  // weights come from a file, so that their pages count while they are used
+};
+
+struct ExecutionPlan {
+  std::vector<Means> means;  // of each activation
+  std::vector<Pass> passes;
+  std::vector<int64_t> strip_rows;  // of each pass, rows of its target
+  int64_t chunk_bytes = 0;
+  int64_t peak_bytes = 0;
+  int64_t spilled_bytes = 0;            // written to the scratch file, in all
+  std::vector<int64_t> scratch_offset;  // of each activation; -1: not spilled
+  int64_t scratch_bytes = 0;            // size of the file
+  double flop_executed = 0;             // all that is computed, again or not
+  double flop_again = 0;                // of these, what is computed again
+  double seconds = 0;                   // expected
+};
+
+// The fastest plan found that fits. `graph` is lowered. Throws Error(kOutOfMemory), naming the
+// smallest number of bytes that works.
+ExecutionPlan plan_execution(const Graph& graph, const Ops& ops, int64_t batch,
+                             const PlanOptions& options);
+
+// The plan of the smallest peak.
+ExecutionPlan smallest_plan(const Graph& graph, const Ops& ops, int64_t batch,
+                            const PlanOptions& options);
+
+// Bytes of one picture's activation, rows from page to page as the scratch file holds them.
+int64_t weight_bytes(const Node& node);
+
+}  // namespace calotype

@@ -1,0 +1,101 @@
+#include "ops/row_memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "core/cat.h"
+#include "core/checked.h"
+
+namespace calotype {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+}  // namespace
+
+int64_t chunk_bytes_for(int64_t largest) {
+  const auto wanted = static_cast<int64_t>(
+      std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(largest / 256, 1))));
+  return std::clamp(wanted, int64_t{64} << 10, int64_t{16} << 20);
+}
+
+RowChunks::RowChunks(int64_t batch, int64_t rows, int64_t row_bytes, int64_t chunk_bytes)
+    : batch_(batch), rows_(rows), row_bytes_(row_bytes), chunk_bytes_(chunk_bytes) {
+  const int64_t bytes = checked_mul(rows, row_bytes);
+  picture_chunks_ = checked_add(bytes, chunk_bytes - 1) / chunk_bytes;
+  checked_mul(checked_mul(picture_chunks_, chunk_bytes), batch);
+}
+
+std::pair<int64_t, int64_t> RowChunks::materialize(int64_t last_row) {
+  const int64_t last = (std::min(last_row, rows_) * row_bytes_ + chunk_bytes_ - 1) / chunk_bytes_;
+  const std::pair<int64_t, int64_t> added = {last_, std::max(last, last_)};
+  last_ = added.second;
+  return added;
+}
+
+std::pair<int64_t, int64_t> RowChunks::release(int64_t row) {
+  // The last chunk goes with the last row, though it may not be full.
+  const int64_t first = row >= rows_ ? picture_chunks_ : row * row_bytes_ / chunk_bytes_;
+  const std::pair<int64_t, int64_t> freed = {first_, std::clamp(first, first_, last_)};
+  first_ = freed.second;
+  if (first_ == picture_chunks_) first_ = last_ = 0;  // all gone: it may be made again
+  return freed;
+}
+
+AddressRange::AddressRange(int64_t bytes, int64_t chunk_bytes)
+    : bytes_(static_cast<size_t>(checked_add(bytes, kHugePage))) {
+  // Addresses cost nothing: memory comes with the first touch.
+  void* base = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) {
+    fail(ErrorCode::kOutOfMemory, "there are no addresses for an activation of ", bytes, " bytes");
+  }
+  base_ = static_cast<std::byte*>(base);
+  const auto address = reinterpret_cast<uintptr_t>(base_);
+  data_ = base_ + (kHugePage - static_cast<int64_t>(address % kHugePage)) % kHugePage;
+  // Huge pages save faults, but one that is larger than a chunk would take more memory than is
+  // alive.
+  ::madvise(base_, bytes_, chunk_bytes % kHugePage == 0 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+AddressRange::~AddressRange() {
+  if (base_ != nullptr) ::munmap(base_, bytes_);
+}
+
+AddressRange::AddressRange(AddressRange&& other) noexcept
+    : base_(std::exchange(other.base_, nullptr)),
+      data_(std::exchange(other.data_, nullptr)),
+      bytes_(other.bytes_) {}
+
+AddressRange& AddressRange::operator=(AddressRange&& other) noexcept {
+  std::swap(base_, other.base_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+void RowMemory::deal(std::byte* chunk) {
+  if (spares_.empty()) return;  // new memory comes with the first touch
+  std::byte* spare = spares_.back();
+  spares_.pop_back();
+  if (spare == chunk) return;
+  const auto bytes = static_cast<size_t>(chunk_bytes_);
+#if defined(__linux__) && defined(MREMAP_DONTUNMAP)
+  if (::mremap(spare, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, chunk) !=
+      MAP_FAILED)
+    return;
+#endif
+  ::madvise(spare, bytes,
+            MADV_DONTNEED);  // an old kernel: the memory goes back, and new is cleared
+}
+
+void RowMemory::trim() {
+  for (std::byte* spare : spares_)
+    ::madvise(spare, static_cast<size_t>(chunk_bytes_), MADV_DONTNEED);
+  spares_.clear();
+}
+
+}  // namespace calotype

@@ -1,0 +1,78 @@
+// Memory for activations that comes and goes row by row.
+//
+// Every activation has addresses for all of its rows, and memory only for those that are alive.
+// Memory is dealt in chunks that move from rows that died to rows that are made (mremap: the pages
+// move, nothing is cleared or copied), so that no packing is needed and nothing is lost to
+// fragmentation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "ops/graph.h"
+
+namespace calotype {
+
+// Chunk bytes for a graph whose largest activation has `largest` bytes a picture: about 1/256 of
+// it, 64 KiB to 16 MiB.
+int64_t chunk_bytes_for(int64_t largest);
+
+// The chunks that are alive of an activation of `batch` pictures with rows of `row_bytes`, as
+// numbers: the same arithmetic plans memory and deals it. Chunk c of a picture holds its bytes [c *
+// chunk_bytes, (c + 1) * chunk_bytes).
+class RowChunks {
+ public:
+  RowChunks() = default;
+  RowChunks(int64_t batch, int64_t rows, int64_t row_bytes, int64_t chunk_bytes);
+
+  int64_t picture_bytes() const {
+    return picture_chunks_ * chunk_bytes_;
+  }  // a multiple of the chunk
+  int64_t row_bytes() const { return row_bytes_; }
+  int64_t batch() const { return batch_; }
+  int64_t alive() const { return (last_ - first_) * batch_; }  // chunks
+  // Chunks [first, last) of each picture that rows [first_row, last_row) add to what is alive (they
+  // follow it), or that are free once rows before `row` are.
+  std::pair<int64_t, int64_t> materialize(int64_t last_row);
+  std::pair<int64_t, int64_t> release(int64_t row);
+
+ private:
+  int64_t batch_ = 0, rows_ = 0, row_bytes_ = 0, chunk_bytes_ = 1, picture_chunks_ = 0;
+  int64_t first_ = 0, last_ = 0;  // alive
+};
+
+// A range of addresses; which parts have memory is RowMemory's business.
+class AddressRange {
+ public:
+  AddressRange() = default;
+  AddressRange(int64_t bytes, int64_t chunk_bytes);  // throws Error(kOutOfMemory)
+  ~AddressRange();
+  AddressRange(AddressRange&& other) noexcept;
+  AddressRange& operator=(AddressRange&& other) noexcept;
+
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* base_ = nullptr;
+  std::byte* data_ = nullptr;  // aligned to 2 MiB, for huge pages
+  size_t bytes_ = 0;
+};
+
+class RowMemory {
+ public:
+  explicit RowMemory(int64_t chunk_bytes) : chunk_bytes_(chunk_bytes) {}
+
+  // Gives memory to a chunk that has none: a spare one's, or new.
+  void deal(std::byte* chunk);
+  // Takes it back.
+  void take_back(std::byte* chunk) { spares_.push_back(chunk); }
+  // Returns the memory of all spare chunks to the system.
+  void trim();
+
+ private:
+  int64_t chunk_bytes_;
+  std::vector<std::byte*> spares_;
+};
+
+}  // namespace calotype
