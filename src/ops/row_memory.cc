@@ -78,10 +78,12 @@ AddressRange& AddressRange::operator=(AddressRange&& other) noexcept {
 }
 
 void RowMemory::deal(std::byte* chunk) {
+  // A chunk that is made again may be a spare itself: another's memory over it would leave it in
+  // the list, to be moved away while it is alive.
+  if (std::erase(spares_, chunk) > 0) return;
   if (spares_.empty()) return;  // new memory comes with the first touch
   std::byte* spare = spares_.back();
   spares_.pop_back();
-  if (spare == chunk) return;
   const auto bytes = static_cast<size_t>(chunk_bytes_);
 #if defined(__linux__) && defined(MREMAP_DONTUNMAP)
   if (::mremap(spare, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, chunk) !=
