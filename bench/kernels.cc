@@ -40,8 +40,8 @@ struct Case {
   int64_t size, in, out;  // of x
   Sampling sampling = Sampling::kSame;
   bool norm = true, residual = false;
-  int64_t shortcut = 0;
   bool attention = false;
+  int64_t kernel = 3;
 };
 
 std::vector<Case> decoder(int64_t size) {
@@ -51,20 +51,20 @@ std::vector<Case> decoder(int64_t size) {
       {"conv_in 16>512", 1, s, 16, 512, same, false},
       {"conv1 512", 5, s, 512, 512},
       {"conv2 512", 5, s, 512, 512, same, true, true},
-      {"attention 512", 1, s, 512, 512, same, true, true, 0, true},
+      {"attention 512", 1, s, 512, 512, same, true, true, true},
       {"upsample 512", 1, s, 512, 512, up, false},
       {"conv1 512", 3, 2 * s, 512, 512},
       {"conv2 512", 3, 2 * s, 512, 512, same, true, true},
       {"upsample 512", 1, 2 * s, 512, 512, up, false},
       {"conv1 512>256", 1, 4 * s, 512, 256},
-      {"conv2 256 + 512>256", 1, 4 * s, 256, 256, same, true, false, 512},
+      {"shortcut 512>256", 1, 4 * s, 512, 256, same, false, false, false, 1},
       {"conv1 256", 2, 4 * s, 256, 256},
-      {"conv2 256", 2, 4 * s, 256, 256, same, true, true},
+      {"conv2 256", 3, 4 * s, 256, 256, same, true, true},
       {"upsample 256", 1, 4 * s, 256, 256, up, false},
       {"conv1 256>128", 1, 8 * s, 256, 128},
-      {"conv2 128 + 256>128", 1, 8 * s, 128, 128, same, true, false, 256},
+      {"shortcut 256>128", 1, 8 * s, 256, 128, same, false, false, false, 1},
       {"conv1 128", 2, 8 * s, 128, 128},
-      {"conv2 128", 2, 8 * s, 128, 128, same, true, true},
+      {"conv2 128", 3, 8 * s, 128, 128, same, true, true},
       {"conv_out 128>3", 1, 8 * s, 128, 3},
   };
 }
@@ -78,18 +78,18 @@ std::vector<Case> encoder(int64_t size) {
       {"conv2 128", 2, 8 * s, 128, 128, same, true, true},
       {"downsample 128", 1, 8 * s, 128, 128, down, false},
       {"conv1 128>256", 1, 4 * s, 128, 256},
-      {"conv2 256 + 128>256", 1, 4 * s, 256, 256, same, true, false, 128},
+      {"shortcut 128>256", 1, 4 * s, 128, 256, same, false, false, false, 1},
       {"conv1 256", 1, 4 * s, 256, 256},
-      {"conv2 256", 1, 4 * s, 256, 256, same, true, true},
+      {"conv2 256", 2, 4 * s, 256, 256, same, true, true},
       {"downsample 256", 1, 4 * s, 256, 256, down, false},
       {"conv1 256>512", 1, 2 * s, 256, 512},
-      {"conv2 512 + 256>512", 1, 2 * s, 512, 512, same, true, false, 256},
+      {"shortcut 256>512", 1, 2 * s, 256, 512, same, false, false, false, 1},
       {"conv1 512", 1, 2 * s, 512, 512},
-      {"conv2 512", 1, 2 * s, 512, 512, same, true, true},
+      {"conv2 512", 2, 2 * s, 512, 512, same, true, true},
       {"downsample 512", 1, 2 * s, 512, 512, down, false},
       {"conv1 512", 4, s, 512, 512},
       {"conv2 512", 4, s, 512, 512, same, true, true},
-      {"attention 512", 1, s, 512, 512, same, true, true, 0, true},
+      {"attention 512", 1, s, 512, 512, same, true, true, true},
       {"conv_out 512>32", 1, s, 512, 32},
   };
 }
@@ -130,18 +130,15 @@ struct Measured {
 Measured measure(const Case& c, Ops& ops, const Options& options) {
   const auto deviation = [](int64_t n) { return 1 / std::sqrt(static_cast<float>(n)); };
   Floats weight(c.in * c.out * 9, deviation(c.in * 9)), zeros(std::max(c.in, c.out), 0);
-  Floats shortcut_weight(std::max<int64_t>(c.shortcut, 1) * c.out, deviation(c.shortcut + 1));
-  const Conv2d conv{weight.view({c.out, c.in, 3, 3}), zeros.view({c.out}), c.in, c.out, 3};
-  const Conv2d shortcut{shortcut_weight.view({c.out, c.shortcut, 1, 1}), zeros.view({c.out}),
-                        c.shortcut, c.out, 1};
+  const Conv2d conv{weight.view({c.out, c.in, c.kernel, c.kernel}), zeros.view({c.out}), c.in,
+                    c.out, c.kernel};
   const GroupNorm norm{zeros.view({c.in}), zeros.view({c.in}), 32, 1e-6};
   const auto maker = [&](int64_t out) {
     return Conv2d{weight.view({out, 1, 1, 1}), zeros.view({out}), 1, out, 1};
   };
   Graph graph({c.size, c.size, 1});
   const Activation x = graph.conv("x", graph.input(), maker(c.in));
-  const Activation residual =
-      graph.conv("residual", graph.input(), maker(c.shortcut > 0 ? c.shortcut : c.out));
+  const Activation residual = graph.conv("residual", graph.input(), maker(c.out));
   if (c.attention) {
     const TensorView square = weight.view({c.in, c.in}), bias = zeros.view({c.in});
     graph.attention(c.name, x, norm, {square, square, square, square, bias, bias, bias, bias});
@@ -149,16 +146,15 @@ Measured measure(const Case& c, Ops& ops, const Options& options) {
     Graph::ConvOptions how;
     how.sampling = c.sampling;
     if (c.norm) how.norm = &norm;
-    if (c.residual || c.shortcut > 0) how.residual = &residual;
-    if (c.shortcut > 0) how.shortcut = &shortcut;
+    if (c.residual) how.residual = &residual;
     graph.conv(c.name, x, conv, how);
   }
   const Node node = graph.nodes().back();
   const Extent xe = graph.extent(x), ye = graph.extent(output_of(node)),
                re = graph.extent(residual);
   const auto count = [](Extent e) { return e.h * e.w * e.c; };
-  Floats in(count(xe), 1), added(c.residual || c.shortcut > 0 ? count(re) : 1, 1),
-      out(count(ye), 0);
+  Floats in(count(xe), 1), added(c.residual ? count(re) : 1, 1),
+      prepared(ops.prepared_bytes(graph, node) / 4 + 1, 0), out(count(ye), 0);
   const std::vector<GroupStats> stats(32, GroupStats{1e6, 0, 1e6});
   BandStats bands;
   bands.band_rows = ops.band_rows(graph, node);
@@ -187,7 +183,9 @@ Measured measure(const Case& c, Ops& ops, const Options& options) {
       call.node = &std::get<ConvNode>(node);
       call.x = rows(in, xe);
       call.x_stats = stats;
-      if (c.residual || c.shortcut > 0) call.residual = rows(added, re);
+      if (c.residual) call.residual = rows(added, re);
+      ops.prepare(graph, node, prepared.data());
+      call.prepared = prepared.data();
       call.y = rows(c.residual ? added : out, ye);  // a residual is written over, as in a decode
       call.y_stats = &bands;
       ops.conv(call, {});

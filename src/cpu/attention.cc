@@ -277,12 +277,12 @@ std::vector<float> floats(const TensorView& view) {
   return values;
 }
 
-// Folds query and key, value and output projections into `work.weights`.
+// Folds query and key, value and output projections into `work.projections`.
 AttentionProjections fold_projections(const Simd& simd, const AttentionWeights& w,
                                       const AttentionShape& s, Workspace& work, Stages& stages) {
   const int64_t c = s.channels, n = s.padded, square = n * n;
   // Two results, two left and two right factors; two biases.
-  float* memory = work.weights.reserve(6 * square + 2 * n);
+  float* memory = work.projections.reserve(6 * square + 2 * n);
   float* const results[2] = {memory, memory + square};
   float* const lefts[2] = {memory + 2 * square, memory + 3 * square};
   float* const rights[2] = {memory + 4 * square, memory + 5 * square};
@@ -374,7 +374,7 @@ void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& no
                Stages& stages) {
   const AttentionShape s(call.x.extent);
   const AttentionProjections weights = fold_projections(simd, call.node->weights, s, work, stages);
-  float* x = work.extra.reserve(call.batch * s.x_floats());
+  float* x = work.keys.reserve(call.batch * s.x_floats());
   ThreadPool& pool = ThreadPool::shared();
 
   const auto norm_chunk = CALOTYPE_DISPATCH(NormChunk, simd);

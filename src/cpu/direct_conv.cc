@@ -17,25 +17,26 @@ namespace calotype::cpu {
 constexpr int64_t kBlockColumns = 48;
 
 struct DirectShape {
-  DirectShape(const ConvNode& node, Extent x, Extent y)
+  DirectShape(const ConvNode& node, Extent y)
       : kernel(node.conv.kernel),
         stride(node.sampling == Sampling::kDownsample ? 2 : 1),
-        in(x.c),
-        shortcut_in(node.shortcut ? node.shortcut->in : 0),
-        panels(divide_up(y.c, kBlock)),
+        in(node.conv.in),
+        panels(divide_up(node.conv.out, kBlock)),
+        pointwise(kernel == 1 && stride == 1 && !node.norm),
         columns(divide_up(y.w, kBlockColumns)),
         patch_width((std::min(kBlockColumns, y.w) - 1) * stride + kernel),
         patch_rows((kDirectBandRows - 1) * stride + kernel),
         out_columns(std::min(kBlockColumns, y.w)) {}
-  int64_t kernel, stride, in, shortcut_in, panels, columns, patch_width, patch_rows, out_columns;
+  int64_t kernel, stride, in, panels;
+  bool pointwise;  // x serves as its own patch
+  int64_t columns, patch_width, patch_rows, out_columns;
 
-  int64_t panel_floats() const { return (kernel * kernel * in + shortcut_in) * kBlock; }
-  int64_t patch_floats() const { return round_up(patch_rows * patch_width * in, kBlock); }
-  // A patch and a panel's results, or the rows of 16 filters being transposed.
-  int64_t slot_floats() const {
-    return std::max(patch_floats() + kDirectBandRows * out_columns * kBlock,
-                    std::max(kernel * kernel * in, shortcut_in));
+  int64_t panel_floats() const { return kernel * kernel * in * kBlock; }
+  int64_t patch_floats() const {
+    return pointwise ? 0 : round_up(patch_rows * patch_width * in, kBlock);
   }
+  // A patch and a panel's results.
+  int64_t slot_floats() const { return patch_floats() + kDirectBandRows * out_columns * kBlock; }
 };
 
 struct DirectBlock {
@@ -87,17 +88,10 @@ void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBloc
     row.c = out + r * s.out_columns * kBlock;
     row.c_stride = kBlock;
     for (int64_t ky = 0; ky < s.kernel; ky++) {
-      row.a = patch + (r * s.stride + ky) * s.patch_width * s.in;
+      row.a = s.pointwise ? p.x_row(b.picture, b.row + r) + b.column * s.in
+                          : patch + (r * s.stride + ky) * s.patch_width * s.in;
       row.b = weights + ky * s.kernel * s.in * kBlock;
       row.accumulate = ky > 0;
-      product<1, Layout::kStrided>(row, b.columns);
-    }
-    if (s.shortcut_in > 0) {
-      row.row_stride = s.shortcut_in;
-      row.k = s.shortcut_in;
-      row.a = p.residual_row(b.picture, b.row + r) + b.column * s.shortcut_in;
-      row.b = weights + s.kernel * s.kernel * s.in * kBlock;
-      row.accumulate = true;
       product<1, Layout::kStrided>(row, b.columns);
     }
   }
@@ -106,7 +100,7 @@ void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBloc
 // Adds bias and residual, writes y, leaves the sums.
 void finish_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
                   const float* results, int64_t channel, const BlockSums& sums) {
-  const bool residual = p.node.residual && !p.node.shortcut;
+  const bool residual = p.node.residual.has_value();
   for (int part = 0; part < kParts; part++) {
     const int64_t c = channel + part * kLanes;
     const int64_t count = p.y.c - c;
@@ -136,16 +130,15 @@ void finish_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock&
 }
 
 void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
-                     const float* weights, int64_t first_panel, int64_t panels, float* scratch,
-                     const BlockSums& sums) {
-  if (p.norm.empty()) {
-    fill_patch<Reading::kPlain>(p, s, b, scratch);
-  } else {
+                     int64_t first_panel, int64_t panels, float* scratch, const BlockSums& sums) {
+  if (!p.norm.empty()) {
     fill_patch<Reading::kNormSilu>(p, s, b, scratch);
+  } else if (!s.pointwise) {
+    fill_patch<Reading::kPlain>(p, s, b, scratch);
   }
   float* results = scratch + s.patch_floats();
   for (int64_t panel = first_panel; panel < first_panel + panels; panel++) {
-    convolve_panel(p, s, b, scratch, weights + panel * s.panel_floats(), results);
+    convolve_panel(p, s, b, scratch, p.weights + panel * s.panel_floats(), results);
     finish_panel(p, s, b, results, panel * kBlock, sums);
   }
 }
@@ -160,13 +153,17 @@ namespace calotype::cpu {
 
 HWY_EXPORT(DirectBlockConv);
 
-namespace {
+int64_t direct_weight_floats(const ConvNode& node) {
+  return round_up(node.conv.out, kBlock) * node.conv.in * node.conv.kernel * node.conv.kernel;
+}
 
-// Sixteen filters as [tap][in][16], then the shortcut's as [in][16]. Missing ones are zeros.
-void pack_panel(const ConvProblem& p, const DirectShape& s, int64_t panel, float* out,
-                float* scratch) {
-  const auto pack = [&](const Conv2d& conv, float* to) {
-    const int64_t taps = conv.kernel * conv.kernel, filter = conv.in * taps;
+// Sixteen filters a panel, as [tap][in][16]. Missing ones are zeros.
+void direct_prepare(const ConvNode& node, Workspace& work, float* weights) {
+  const Conv2d& conv = node.conv;
+  const int64_t taps = conv.kernel * conv.kernel, filter = conv.in * taps;
+  const auto pack = [&](int64_t panel, int slot) {
+    float* scratch = work.slot(slot, filter);
+    float* out = weights + panel * filter * kBlock;
     for (int64_t j = 0; j < kBlock; j++) {
       const int64_t o = panel * kBlock + j;
       if (o < conv.out) {
@@ -175,37 +172,24 @@ void pack_panel(const ConvProblem& p, const DirectShape& s, int64_t panel, float
         std::fill_n(scratch, filter, 0.0f);
       }
       for (int64_t i = 0; i < conv.in; i++) {
-        for (int64_t t = 0; t < taps; t++)
-          to[(t * conv.in + i) * kBlock + j] = scratch[i * taps + t];
+        for (int64_t t = 0; t < taps; t++) {
+          out[(t * conv.in + i) * kBlock + j] = scratch[i * taps + t];
+        }
       }
     }
   };
-  pack(p.node.conv, out);
-  if (p.node.shortcut) pack(*p.node.shortcut, out + s.kernel * s.kernel * s.in * kBlock);
+  ThreadPool::shared().parallel_for(work.threads, divide_up(conv.out, kBlock), pack);
 }
 
-}  // namespace
-
-int64_t direct_workspace_bytes(const ConvNode& node, Extent x, Extent y, int64_t batch,
-                               int threads) {
-  const DirectShape s(node, x, y);
+int64_t direct_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {
+  const DirectShape s(node, y);
   const int64_t units = batch * divide_up(y.h, kDirectBandRows) * s.columns;
-  return 4 * (s.panels * s.panel_floats() + threads * s.slot_floats() +
-              units * 3 * round_up(y.c, kBlock));
+  return 4 * (threads * s.slot_floats() + units * 3 * round_up(y.c, kBlock));
 }
 
 void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {
-  const DirectShape s(p.node, p.x, p.y);
+  const DirectShape s(p.node, p.y);
   ThreadPool& pool = ThreadPool::shared();
-  float* weights = work.weights.reserve(s.panels * s.panel_floats());
-  pool.parallel_for(
-      work.threads, s.panels,
-      [&](int64_t panel, int slot) {
-        pack_panel(p, s, panel, weights + panel * s.panel_floats(),
-                   work.slot(slot, s.slot_floats()));
-      },
-      stages.next(0.05, s.panels));
-
   const int64_t first_band = p.call.y.first_row / kDirectBandRows;
   const int64_t bands = divide_up(p.call.y.rows, kDirectBandRows);
   const int64_t units = p.call.batch * bands * s.columns;
@@ -231,10 +215,10 @@ void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
           if (split == 0) work.sums.set_count(unit, b.rows * b.columns);
         }
         const int64_t first = s.panels * split / splits;
-        block_conv(p, s, b, weights, first, s.panels * (split + 1) / splits - first,
+        block_conv(p, s, b, first, s.panels * (split + 1) / splits - first,
                    work.slot(slot, s.slot_floats()), sums);
       },
-      stages.next(0.95, units * splits));
+      stages.next(1, units * splits));
   if (stats != nullptr) merge_sums(work.sums, p.y.c, s.columns, first_band, bands, *stats);
 }
 

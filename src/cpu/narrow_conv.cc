@@ -16,19 +16,19 @@ namespace calotype::cpu {
 constexpr int64_t kNarrowColumns = 126;
 
 struct NarrowShape {
-  NarrowShape(const ConvNode& node, Extent y)
-      : in(node.conv.in),
-        out(node.conv.out),
+  NarrowShape(const Conv2d& conv, int64_t width)
+      : in(conv.in),
+        out(conv.out),
         products(round_up(9 * out, kBlock)),
-        columns(std::min(kNarrowColumns, y.w)),
-        blocks(divide_up(y.w, kNarrowColumns)) {}
+        columns(std::min(kNarrowColumns, width)),
+        blocks(divide_up(width, kNarrowColumns)) {}
   int64_t in, out;
   int64_t products;  // columns of the product
   int64_t columns, blocks;
 
   int64_t pixels_floats() const { return round_up((columns + 2) * in, kBlock); }
   int64_t row_floats() const { return (columns + 2) * products + kBlock; }  // of results
-  // One row of pixels, and three rows of results; or a filter.
+  // One row of pixels, and three rows of results.
   int64_t slot_floats() const { return pixels_floats() + 3 * row_floats() + kBlock; }
   int64_t weight_floats() const { return in * products; }
 };
@@ -64,7 +64,7 @@ void read_row(const ConvProblem& p, const NarrowShape& s, const NarrowBlock& b, 
 
 // Results of a row of x, with the pixel before and the pixel after it; zeros outside the picture.
 void multiply_row(const ConvProblem& p, const NarrowShape& s, const NarrowBlock& b, int64_t row,
-                  const float* weights, float* pixels, float* results) {
+                  float* pixels, float* results) {
   if (row < 0 || row >= p.x.h) {
     std::fill_n(results, s.row_floats(), 0.0f);
     return;
@@ -81,7 +81,7 @@ void multiply_row(const ConvProblem& p, const NarrowShape& s, const NarrowBlock&
   product_of_panel.c_stride = s.products;
   product_of_panel.c_block_stride = kBlock;
   for (int64_t n = 0; n < s.products; n += kColumns) {
-    product_of_panel.b = weights + n * s.in;
+    product_of_panel.b = p.weights + n * s.in;
     product_of_panel.c = results + n;
     if (s.products - n >= kColumns) {
       product<kColumnBlocks, Layout::kStrided>(product_of_panel, b.columns + 2);
@@ -105,25 +105,26 @@ void gather_row(const NarrowShape& s, int64_t columns, const float* const (&resu
               sum, hn::LoadU(few, results[ky] + (c + kx) * s.products + (ky * 3 + kx) * s.out + o));
         }
       }
-      // Lanes beyond the pixel's channels are the next pixel's, which is written later.
-      if (o + lanes <= s.out || c + 1 < columns) {
+      // Lanes beyond the pixel's channels fall on pixels that are written later, or on none.
+      if (c * s.out + o + lanes <= columns * s.out) {
         hn::StoreU(sum, few, y + o);
       } else {
         HWY_ALIGN float last[4];
         hn::Store(sum, few, last);
-        std::memcpy(y + o, last, static_cast<size_t>(s.out - o) * sizeof(float));
+        const int64_t left = std::min(lanes, columns * s.out - (c * s.out + o));
+        std::memcpy(y + o, last, static_cast<size_t>(left) * sizeof(float));
       }
     }
   }
 }
 
 void NarrowBlockConv(const ConvProblem& p, const NarrowShape& s, const NarrowBlock& b,
-                     const float* weights, float* scratch) {
+                     float* scratch) {
   float* pixels = scratch;
   float* rows[3];
   for (int64_t i = 0; i < 3; i++) rows[i] = scratch + s.pixels_floats() + i * s.row_floats();
   for (int64_t r = -1; r <= b.rows; r++) {
-    multiply_row(p, s, b, b.row + r, weights, pixels, rows[(r + 1) % 3]);
+    multiply_row(p, s, b, b.row + r, pixels, rows[(r + 1) % 3]);
     if (r < 1) continue;
     const float* const results[3] = {rows[(r - 1) % 3], rows[r % 3], rows[(r + 1) % 3]};
     gather_row(s, b.columns, results, p.bias, p.y_row(b.picture, b.row + r - 1) + b.column * p.y.c);
@@ -183,25 +184,29 @@ bool narrow_takes(const ConvNode& node) {
 }
 
 double narrow_flop(const ConvNode& node, Extent y) {
-  const NarrowShape s(node, y);
+  const NarrowShape s(node.conv, y.w);
   const double halo = 1 + 2.0 / kNarrowBandRows;
   return 2 * halo * static_cast<double>(y.h * (y.w + 2 * s.blocks) * s.weight_floats());
 }
 
+int64_t narrow_weight_floats(const ConvNode& node) {
+  return NarrowShape(node.conv, 1).weight_floats();
+}
+
+void narrow_prepare(const Simd& simd, const ConvNode& node, float* weights) {
+  std::vector<float> filters(static_cast<size_t>(node.conv.weight.size()));
+  copy_elements(node.conv.weight, 0, std::span<float>(filters));
+  CALOTYPE_DISPATCH(PackNarrow, simd)(NarrowShape(node.conv, 1), filters.data(), weights);
+}
+
 int64_t narrow_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {
-  const NarrowShape s(node, y);
+  const NarrowShape s(node.conv, y.w);
   const int64_t units = batch * divide_up(y.h, kNarrowBandRows) * s.blocks;
-  return 4 * (s.weight_floats() + 9 * s.in * s.out + threads * s.slot_floats() +
-              units * 3 * round_up(s.out, kBlock));
+  return 4 * (threads * s.slot_floats() + units * 3 * round_up(s.out, kBlock));
 }
 
 void narrow_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {
-  const NarrowShape s(p.node, p.y);
-  float* weights = work.weights.reserve(s.weight_floats());
-  float* filters = work.extra.reserve(9 * s.in * s.out);
-  copy_elements(p.node.conv.weight, 0, {filters, static_cast<size_t>(9 * s.in * s.out)});
-  CALOTYPE_DISPATCH(PackNarrow, simd)(s, filters, weights);
-
+  const NarrowShape s(p.node.conv, p.y.w);
   const int64_t first_band = p.call.y.first_row / kNarrowBandRows;
   const int64_t bands = divide_up(p.call.y.rows, kNarrowBandRows);
   const int64_t units = p.call.batch * bands * s.blocks;
@@ -217,7 +222,7 @@ void narrow_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
         b.rows = std::min(kNarrowBandRows, p.y.h - b.row);
         b.column = unit % s.blocks * kNarrowColumns;
         b.columns = std::min(kNarrowColumns, p.y.w - b.column);
-        block_conv(p, s, b, weights, work.slot(slot, s.slot_floats()));
+        block_conv(p, s, b, work.slot(slot, s.slot_floats()));
         if (stats == nullptr) return;
         sum_block(p, b, work.sums.at(unit));
         work.sums.set_count(unit, b.rows * b.columns);

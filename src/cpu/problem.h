@@ -66,21 +66,21 @@ void merge_sums(ChannelSums& sums, int64_t channels, int64_t columns, int64_t fi
 struct Workspace {
   explicit Workspace(int count) : threads(count), slots(static_cast<size_t>(count)) {}
   int threads;
-  Buffer weights;
-  Buffer bias;
-  Buffer extra;  // of the shortcut's weights, of attention's keys
+  Buffer projections, keys;  // of attention
   ChannelSums sums;
   std::vector<Buffer> slots;
 
   float* slot(int i, int64_t floats) { return slots[static_cast<size_t>(i)].reserve(floats); }
 };
 
+// `node` is of a lowered graph: it has no shortcut.
 struct ConvProblem {
   const ConvCall& call;
   const ConvNode& node;
   Extent x, y;
   const FoldedNorm& norm;
-  const float* bias;  // of the convolution and of the shortcut, padded to kBlock
+  const float* bias;     // padded to kBlock
+  const float* weights;  // as the algorithm's prepare left them
 
   int64_t stride() const { return node.sampling == Sampling::kDownsample ? 2 : 1; }
   // Rows and columns of zeros before the picture.

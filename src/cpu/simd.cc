@@ -26,15 +26,18 @@ constexpr int64_t kGeneric = HWY_EMU128 | HWY_SCALAR;
 constexpr Known kKnown[] = {
     {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"neon", HWY_NEON}, {"generic", kGeneric}};
 
-size_t table_index([[maybe_unused]] int64_t target) {
 #if HWY_IDE || ((HWY_TARGETS & (HWY_TARGETS - 1)) == 0)
-  return 0;  // one target: tables have one entry
+// One target, one entry in every table.
+size_t table_index(int64_t) { return 0; }
+int64_t machine_targets() { return HWY_TARGETS; }
 #else
+size_t table_index(int64_t target) {
   hwy::ChosenTarget chosen;
   chosen.Update(target);
   return chosen.GetIndex();
-#endif
 }
+int64_t machine_targets() { return hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR; }
+#endif
 
 std::string names(const std::vector<Simd>& targets) {
   std::string text;
@@ -47,7 +50,7 @@ std::string names(const std::vector<Simd>& targets) {
 const std::vector<Simd>& simd_targets() {
   static const std::vector<Simd> targets = [] {
     std::vector<Simd> found;
-    const int64_t runs = hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR;
+    const int64_t runs = machine_targets();
     for (const Known& known : kKnown) {
       if ((HWY_TARGETS & runs & known.target) != 0) {
         found.push_back({known.name, table_index(known.target)});

@@ -28,7 +28,6 @@ struct WinogradShape {
   int64_t tile_rows, tile_columns;    // of a picture
   int64_t block_rows, block_columns;  // tiles of a block
   int64_t blocks;                     // in a band
-  int64_t shortcut_in;                // channels
   int64_t depth() const { return in_phases * in_padded; }
   int64_t groups() const { return passes * out_phases; }  // of out_padded columns of the weights
   int64_t band_rows() const { return block_rows * outputs * passes; }
@@ -43,15 +42,11 @@ struct WinogradShape {
   // would share their sets of the cache.
   int64_t weight_plane() const { return groups() * depth() * out_padded + kBlock; }
   int64_t weight_floats() const { return products * weight_plane(); }
-  int64_t shortcut_floats() const { return round_up(shortcut_in, kBlock) * out_padded; }
   // Parts of a thread's scratch, in this order.
   int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
   int64_t input_plane() const { return depth() * tiles_of_block() + kBlock; }
   int64_t input_floats() const { return products * input_plane(); }
   int64_t result_floats() const { return products * tiles_of_block() * out_chunk; }
-  int64_t added_floats() const {
-    return shortcut_in > 0 ? outputs * block_columns * outputs * out_chunk : 0;
-  }
   int64_t started_floats() const { return out_padded / kBlock; }
   int64_t slot_floats() const;
 
@@ -66,14 +61,12 @@ struct WinogradShape {
 // True where the algorithm takes the layer (kernel 3, enough channels to fill its vectors).
 bool winograd_takes(const ConvNode& node);
 
-double winograd_flop(const ConvNode& node, Extent x, Extent y, bool fast);
-int64_t winograd_workspace_bytes(const ConvNode& node, Extent x, Extent y, bool fast, int64_t batch,
-                                 int threads);
+double winograd_flop(const WinogradShape& shape);
+int64_t winograd_workspace_bytes(const WinogradShape& shape, Extent y, int64_t batch, int threads);
+// Transforms the weights into `weights`, of WinogradShape::weight_floats().
+void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShape& shape,
+                      Workspace& work, float* weights);
 void winograd_conv(const Simd& simd, const ConvProblem& problem, bool fast, Workspace& work,
                    Stages& stages);
-
-// Transforms the weights (and packs those of the shortcut) into `work`; used by winograd_conv.
-void winograd_weights(const Simd& simd, const ConvNode& node, const WinogradShape& shape,
-                      Workspace& work, Stages& stages);
 
 }  // namespace calotype::cpu

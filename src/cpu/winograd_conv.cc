@@ -22,8 +22,6 @@ struct WinogradBlock {
 struct WinogradJob {
   const ConvProblem& p;
   const WinogradShape& s;
-  const float* weights;
-  const float* shortcut;
   bool stream;  // y goes past the caches
 };
 
@@ -40,12 +38,10 @@ struct Scratch {
       : patch(memory),
         input(patch + round_up(s.patch_floats(), kBlock)),
         results(input + s.input_floats()),
-        added(results + s.result_floats()),
-        started(added + s.added_floats()) {}
+        started(results + s.result_floats()) {}
   float* patch;    // [channel / 16][row][column][16]
   float* input;    // [product][depth / 16][tile][16], transformed
   float* results;  // [channel / 16][tile][product][16]
-  float* added;    // the shortcut's, of one row of tiles: [channel / 16][row][column][16]
   float* started;  // of each 16 channels, nonzero once their sums are
 };
 
@@ -203,7 +199,7 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
     for (int column = 0; column < S::kPoints; column++) {
       const int64_t index = row * S::kPoints + column;
       const WinogradShape::Range range = s.depth_of(row, column);
-      const float* weights = job.weights + index * plane + group * group_floats;
+      const float* weights = job.p.weights + index * plane + group * group_floats;
       product_of_panel.a =
           scratch.input + index * s.input_plane() + range.first * product_of_panel.chunk_stride;
       product_of_panel.k = (range.end - range.first) * kBlock;
@@ -224,40 +220,11 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
   }
 }
 
-// The 1x1 shortcut of the pixels of one row of tiles, output channels [first, end).
-void multiply_shortcut(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
-                       int64_t first, int64_t end, const Scratch& scratch) {
-  const WinogradShape& s = job.s;
-  const int64_t top = (b.row + tile_row) * s.outputs, left = b.column * s.outputs;
-  const int64_t rows = std::min(s.outputs, job.p.y.h - top);
-  const int64_t columns = std::min(b.columns * s.outputs, job.p.y.w - left);
-  const int64_t pitch = s.block_columns * s.outputs * kBlock;
-  Product p;
-  p.row_stride = s.shortcut_in;
-  p.k = s.shortcut_in;
-  p.c_stride = kBlock;
-  p.c_block_stride = s.outputs * pitch;
-  for (int64_t n = first; n < end; n += kColumns) {
-    const int64_t width = std::min(kColumns, s.out_padded - n);
-    p.b = job.shortcut + n * s.shortcut_in;
-    for (int64_t r = 0; r < rows; r++) {
-      p.a = job.p.residual_row(b.picture, top + r) + left * s.shortcut_in;
-      p.c = scratch.added + (n - first) / kBlock * p.c_block_stride + r * pitch;
-      if (width == kColumns) {
-        product<kColumnBlocks, Layout::kStrided>(p, columns);
-      } else {
-        product<1, Layout::kStrided>(p, columns);
-      }
-    }
-  }
-}
-
 // Where the pixels of a tile go, and what is added to them.
 struct TileOutput {
-  float* y;                  // of the tile's first pixel and the first of 16 channels
-  const float* add;          // residual or shortcut likewise, or null
-  int64_t pitch, add_pitch;  // between rows of the tile's pixels
-  int64_t pixel, add_pixel;  // between its columns
+  float* y;              // of the tile's first pixel and the first of 16 channels
+  const float* add;      // the residual likewise, or null
+  int64_t pitch, pixel;  // between rows and between columns of the tile's pixels
   int64_t first_row, end_row, first_column, end_column;  // of its pixels that are of the picture
   int64_t channels;                                      // of the 16
   const float* bias;
@@ -302,7 +269,7 @@ HWY_INLINE void write_tile(const float* HWY_RESTRICT results, const TileOutput& 
 #pragma GCC unroll 16
     for (int part = 0; part < kParts; part++) S::output(rows[part][r], out[part]);
     float* y = t.y + r * t.pitch;
-    const float* add = t.add == nullptr ? nullptr : t.add + r * t.add_pitch;
+    const float* add = t.add == nullptr ? nullptr : t.add + r * t.pitch;
 #pragma GCC unroll 8
     for (int c = 0; c < kOutputs; c++) {
       if (!kWhole && (c < t.first_column || c >= t.end_column)) continue;
@@ -311,7 +278,7 @@ HWY_INLINE void write_tile(const float* HWY_RESTRICT results, const TileOutput& 
         const int64_t count = kWhole ? kLanes : t.channels - part * kLanes;
         V v = hn::Add(out[part][c], bias[part]);
         if (add != nullptr) {
-          const float* from = add + c * t.add_pixel + part * kLanes;
+          const float* from = add + c * t.pixel + part * kLanes;
           v = hn::Add(v, kWhole ? hn::LoadU(d, from) : load_part(from, count));
         }
         float* to = y + c * t.pixel + part * kLanes;
@@ -349,20 +316,13 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
   constexpr int64_t kResults = S::kPoints * S::kPoints * kBlock;
   const int64_t step = s.passes;  // upsampling: pixels of a phase are two apart
   const int64_t row = (b.row + tile_row) * S::kOutputs * step + group / s.out_phases;
-  const bool residual = p.node.residual && !p.node.shortcut;
+  const bool residual = p.node.residual.has_value();
   TileOutput t = {};
   t.pitch = step * p.y.w * p.y.c;
   t.pixel = step * p.y.c;
   t.end_row = std::min<int64_t>(S::kOutputs, divide_up(p.y.h - row, step));
   float* y = p.y_row(b.picture, row);
   const float* residual_row = residual ? p.residual_row(b.picture, row) : nullptr;
-  if (residual) {
-    t.add_pitch = t.pitch;
-    t.add_pixel = t.pixel;
-  } else if (job.shortcut != nullptr) {
-    t.add_pitch = s.block_columns * S::kOutputs * kBlock;
-    t.add_pixel = kBlock;
-  }
   for (int64_t tile = 0; tile < b.columns; tile++) {
     const int64_t column = (b.column + tile) * S::kOutputs * step - group % s.out_phases;
     t.first_column = column < 0 ? 1 : 0;
@@ -381,9 +341,6 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
             }
           }
         }
-      } else if (job.shortcut != nullptr) {
-        t.add = scratch.added + (n - first) / kBlock * S::kOutputs * t.add_pitch +
-                tile * S::kOutputs * kBlock;
       }
       t.channels = std::min(kBlock, p.y.c - n);
       t.bias = p.bias + n;
@@ -416,7 +373,6 @@ void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory,
         const int64_t end = std::min(first + s.out_chunk, b.end);
         multiply<S>(job, b, group, first, end, scratch);
         for (int64_t r = 0; r < b.rows; r++) {
-          if (job.shortcut != nullptr) multiply_shortcut(job, b, r, first, end, scratch);
           write_row<S>(job, b, r, group, first, end, scratch, sums);
         }
       }
@@ -477,7 +433,6 @@ int64_t pixels_of(const ConvProblem& p, const WinogradShape& s, const WinogradBl
 void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace& work,
                    Stages& stages) {
   const WinogradShape s(p.node, p.x, p.y, fast);
-  winograd_weights(simd, p.node, s, work, stages);
 
   const int64_t first_band = p.call.y.first_row / s.band_rows();
   const int64_t bands = divide_up(p.call.y.rows, s.band_rows());
@@ -489,8 +444,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
       units >= 8 * work.threads ? 1 : std::clamp<int64_t>(8 * work.threads / units, 1, most);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
-  const WinogradJob job{p, s, work.weights.data(), s.shortcut_in > 0 ? work.extra.data() : nullptr,
-                        streams(p)};
+  const WinogradJob job{p, s, streams(p)};
   const auto block_conv = CALOTYPE_DISPATCH(WinogradBlockConv, simd);
   ThreadPool::shared().parallel_for(
       work.threads, units * splits,
@@ -512,7 +466,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
         }
         block_conv(job, b, work.slot(slot, s.slot_floats()), sums);
       },
-      stages.next(0.98, units * splits));
+      stages.next(1, units * splits));
   if (stats != nullptr) merge_sums(work.sums, p.y.c, s.blocks, first_band, bands, *stats);
 }
 

@@ -19,7 +19,6 @@ WinogradShape::WinogradShape(const ConvNode& node, Extent x, Extent y, bool fast
   in_phases = down ? 4 : 1;
   passes = up ? 2 : 1;
   out_phases = up ? 2 : 1;
-  shortcut_in = node.shortcut ? node.shortcut->in : 0;
   // Upsampling: tiles of the small picture, whose odd columns begin a pixel before it.
   tile_rows = divide_up(up ? x.h : y.h, outputs);
   tile_columns = divide_up(up ? x.w + 1 : y.w, outputs);
@@ -35,9 +34,9 @@ WinogradShape::WinogradShape(const ConvNode& node, Extent x, Extent y, bool fast
 }
 
 int64_t WinogradShape::slot_floats() const {
-  const int64_t of_block = round_up(patch_floats(), kBlock) + input_floats() + result_floats() +
-                           added_floats() + started_floats();
-  const int64_t of_weights = kBlock * std::max(in * 9, shortcut_in);  // filters as they come
+  const int64_t of_block =
+      round_up(patch_floats(), kBlock) + input_floats() + result_floats() + started_floats();
+  const int64_t of_weights = kBlock * in * 9;  // filters as they come
   return std::max(of_block, of_weights);
 }
 
@@ -54,12 +53,10 @@ WinogradShape::Range WinogradShape::depth_of(int64_t row, int64_t column) const 
 
 bool winograd_takes(const ConvNode& node) {
   // Below that, padding to blocks of 16 costs more than the algorithm saves.
-  return node.conv.kernel == 3 && node.conv.in >= 12 && node.conv.out >= 12 &&
-         !(node.shortcut && node.sampling != Sampling::kSame);
+  return node.conv.kernel == 3 && node.conv.in >= 12 && node.conv.out >= 12;
 }
 
-double winograd_flop(const ConvNode& node, Extent x, Extent y, bool fast) {
-  const WinogradShape s(node, x, y, fast);
+double winograd_flop(const WinogradShape& s) {
   double depth = 0;  // summed over the products
   for (int64_t row = 0; row < s.points; row++) {
     for (int64_t column = 0; column < s.points; column++) {
@@ -68,18 +65,12 @@ double winograd_flop(const ConvNode& node, Extent x, Extent y, bool fast) {
     }
   }
   const double tiles = static_cast<double>(s.tile_rows * s.tile_columns);
-  const double pixels = static_cast<double>(y.h * y.w);
-  return 2 * static_cast<double>(s.out_padded) *
-         (tiles * depth * static_cast<double>(s.groups()) +
-          pixels * static_cast<double>(s.shortcut_in));
+  return 2 * static_cast<double>(s.out_padded * s.groups()) * tiles * depth;
 }
 
-int64_t winograd_workspace_bytes(const ConvNode& node, Extent x, Extent y, bool fast, int64_t batch,
-                                 int threads) {
-  const WinogradShape s(node, x, y, fast);
+int64_t winograd_workspace_bytes(const WinogradShape& s, Extent y, int64_t batch, int threads) {
   const int64_t units = batch * divide_up(y.h, s.band_rows()) * s.blocks;
-  return 4 * (s.weight_floats() + s.shortcut_floats() + threads * s.slot_floats() +
-              units * 3 * s.out_padded);
+  return 4 * (threads * s.slot_floats() + units * 3 * s.out_padded);
 }
 
 }  // namespace calotype::cpu

@@ -127,16 +127,6 @@ void TransformFilters(const WinogradShape& s, const float* filters, int64_t colu
   if (stream) hwy::FlushStream();
 }
 
-// Shortcut filters [16][in], columns [column, column + 16), into [panel][in][width].
-void PackShortcut(const WinogradShape& s, const float* filters, int64_t column, float* weights) {
-  const int64_t width = PanelWidth(s.out_padded, column);
-  const int64_t panel = column / kColumns * kColumns;
-  float* out = weights + panel * s.shortcut_in + (column - panel);
-  for (int64_t i = 0; i < s.shortcut_in; i++) {
-    for (int64_t j = 0; j < kBlock; j++) out[i * width + j] = filters[j * s.shortcut_in + i];
-  }
-}
-
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace calotype::cpu
@@ -146,33 +136,21 @@ HWY_AFTER_NAMESPACE();
 namespace calotype::cpu {
 
 HWY_EXPORT(TransformFilters);
-HWY_EXPORT(PackShortcut);
 
-void winograd_weights(const Simd& simd, const ConvNode& node, const WinogradShape& s,
-                      Workspace& work, Stages& stages) {
-  float* weights = work.weights.reserve(s.weight_floats());
-  float* shortcut = s.shortcut_in > 0 ? work.extra.reserve(s.shortcut_floats()) : nullptr;
+void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShape& s,
+                      Workspace& work, float* weights) {
+  const Conv2d& conv = node.conv;
   const auto transform = CALOTYPE_DISPATCH(TransformFilters, simd);
-  const auto pack = CALOTYPE_DISPATCH(PackShortcut, simd);
-  // Sixteen filters in the checkpoint's dtype become float32 in the thread's scratch.
-  const auto load = [&](const Conv2d& conv, int64_t column, float* filters) {
-    const int64_t filter = conv.in * conv.kernel * conv.kernel;
-    const int64_t count = std::min(kBlock, conv.out - column);
-    copy_elements(conv.weight, column * filter, {filters, static_cast<size_t>(count * filter)});
-    std::fill_n(filters + count * filter, (kBlock - count) * filter, 0.0f);
-  };
-  const int64_t jobs = s.out_padded / kBlock;
   ThreadPool::shared().parallel_for(
-      work.threads, jobs,
-      [&](int64_t job, int slot) {
+      work.threads, s.out_padded / kBlock, [&](int64_t block, int slot) {
+        // Sixteen filters in the checkpoint's dtype become float32 in the thread's scratch.
         float* filters = work.slot(slot, s.slot_floats());
-        load(node.conv, job * kBlock, filters);
-        transform(s, filters, job * kBlock, weights);
-        if (shortcut == nullptr) return;
-        load(*node.shortcut, job * kBlock, filters);
-        pack(s, filters, job * kBlock, shortcut);
-      },
-      stages.next(0.02, jobs));
+        const int64_t filter = conv.in * 9, first = block * kBlock;
+        const int64_t count = std::min(kBlock, conv.out - first);
+        copy_elements(conv.weight, first * filter, {filters, static_cast<size_t>(count * filter)});
+        std::fill_n(filters + count * filter, (kBlock - count) * filter, 0.0f);
+        transform(s, filters, first, weights);
+      });
 }
 
 }  // namespace calotype::cpu

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <memory>
 
 #include "core/cat.h"
 
@@ -19,8 +21,8 @@ const char* name_of(Sampling s) {
 std::string describe(const ConvSpec& s) {
   return cat(s.batch, " x ", s.h, "x", s.w, ", ", s.in, " -> ", s.out, " channels, kernel ",
              s.kernel, ", ", name_of(s.sampling), ", norm groups ", s.groups, ", residual ",
-             s.residual, ", shortcut from ", s.shortcut_in, ", groups of y ", s.out_groups,
-             ", mean ", s.mean, ", deviation ", s.stddev, ", weights ", dtype_name(s.dtype));
+             s.residual, ", groups of y ", s.out_groups, ", mean ", s.mean, ", deviation ",
+             s.stddev, ", weights ", dtype_name(s.dtype));
 }
 
 std::string describe(const AttentionSpec& s) {
@@ -79,10 +81,9 @@ Layer::Layer(const ConvSpec& s, Random& random)
   const Activation x = graph_.conv("x", graph_.input(), conv(1, s.in, 1, DType::kF32, random));
   Graph::ConvOptions options;
   options.sampling = s.sampling;
-  const int64_t residual_channels = s.shortcut_in > 0 ? s.shortcut_in : s.residual ? s.out : 0;
   Activation residual;
-  if (residual_channels > 0) {
-    const Conv2d maker = conv(1, residual_channels, s.kernel, DType::kF32, random);
+  if (s.residual) {
+    const Conv2d maker = conv(1, s.out, s.kernel, DType::kF32, random);
     residual =
         graph_.conv("residual", graph_.input(), maker, {s.sampling, nullptr, nullptr, nullptr});
     options.residual = &residual;
@@ -92,11 +93,6 @@ Layer::Layer(const ConvSpec& s, Random& random)
     norm_of_x = norm(s.in, s.groups, random);
     options.norm = &norm_of_x;
   }
-  Conv2d shortcut;
-  if (s.shortcut_in > 0) {
-    shortcut = conv(s.shortcut_in, s.out, 1, s.dtype, random);
-    options.shortcut = &shortcut;
-  }
   const Activation y = graph_.conv("y", x, conv(s.in, s.out, s.kernel, s.dtype, random), options);
   node_ = graph_.nodes().back();
   const GroupNorm reader = norm(s.out, s.out_groups, random);
@@ -104,7 +100,7 @@ Layer::Layer(const ConvSpec& s, Random& random)
               {Sampling::kSame, &reader, nullptr, nullptr});
 
   x_ = random.normal_tensor({s.batch, s.h, s.w, s.in}, s.stddev, s.mean);
-  if (residual_channels > 0) {
+  if (s.residual) {
     const Extent e = graph_.extent(residual);
     residual_ = random.normal_tensor({s.batch, e.h, e.w, e.c});
   }
@@ -182,6 +178,15 @@ LayerResult Layer::run_as(Ops& ops, const LayerCall& how) const {
     call.x_stats = stats;
     if (!residual.empty()) call.residual = whole(residual, graph_.extent(inputs_of(node_)[1]));
     call.y_stats = &bands;
+    const int64_t prepared_bytes = ops.prepared_bytes(graph_, node_);
+    const std::unique_ptr<std::byte, decltype(&std::free)> prepared(
+        static_cast<std::byte*>(
+            std::aligned_alloc(64, static_cast<size_t>((prepared_bytes + 63) / 64 * 64))),
+        &std::free);
+    if (prepared_bytes > 0) {
+      ops.prepare(graph_, node_, prepared.get());
+      call.prepared = prepared.get();
+    }
     for (int64_t i = 0; i < how.calls; i++) {
       const int64_t first = bands.bands * i / how.calls, end = bands.bands * (i + 1) / how.calls;
       if (first == end) continue;

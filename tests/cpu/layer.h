@@ -16,7 +16,6 @@ struct ConvSpec {
   Sampling sampling = Sampling::kSame;
   int groups = 0;               // of the norm on x; 0: no norm
   bool residual = false;        // of y's extent
-  int64_t shortcut_in = 0;      // channels of a residual that goes through a shortcut
   int out_groups = 1;           // of the statistics of y
   double mean = 0, stddev = 1;  // of x
   DType dtype = DType::kF32;    // of the weights

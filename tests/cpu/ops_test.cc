@@ -75,9 +75,7 @@ ConvSpec random_conv(Random& random) {
   if (kind == 3 && s.kernel == 3) s.sampling = Sampling::kUpsample;
   if (kind == 4 && s.kernel == 3 && s.h > 1 && s.w > 1) s.sampling = Sampling::kDownsample;
   if (random.integer(0, 2) > 0) s.groups = some_groups(s.in, random);
-  const int64_t extra = random.integer(0, 2);
-  if (extra == 1) s.residual = true;
-  if (extra == 2) s.shortcut_in = random.pick(channels);
+  s.residual = random.integer(0, 1) == 1;
   s.out_groups = some_groups(s.out, random);
   s.dtype = random.pick(std::vector<DType>{DType::kF32, DType::kBF16, DType::kF16});
   return s;
