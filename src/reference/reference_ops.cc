@@ -45,6 +45,13 @@ void for_each_row(int threads, int64_t count, const Ops::Tick& tick,
   if (stopped) std::rethrow_exception(stopped);
 }
 
+// The tick of part `index` of `parts` of a call.
+Ops::Tick part(const Ops::Tick& tick, int64_t index, int64_t parts) {
+  return [&tick, index, parts](double fraction) {
+    tick((static_cast<double>(index) + fraction) / static_cast<double>(parts));
+  };
+}
+
 // A whole activation of one picture, after the norm (and SiLU) that its reader asks for.
 class Input {
  public:
@@ -178,7 +185,7 @@ void ReferenceOps::conv(const ConvCall& call, const Tick& tick) {
       }
       row_stats(y, picture, row, call.y_stats);
     };
-    for_each_row(threads_, y.rows, tick, body);
+    for_each_row(threads_, y.rows, part(tick, picture, call.batch), body);
   }
 }
 
@@ -201,10 +208,13 @@ void ReferenceOps::attention(const AttentionCall& call, const Tick& tick) {
   const AttentionNode& node = *call.node;
   const Extent& e = call.x.extent;
   const int64_t c = e.c, tokens = e.h * e.w;
+  constexpr int64_t kParts = 5;  // four projections and the softmax, of every picture
+  int64_t parts_done = 0;
+  const auto next_part = [&] { return part(tick, parts_done++, kParts * call.batch); };
   const auto project = [&](const std::vector<double>& x, const TensorView& w, const TensorView& b) {
     const std::vector<double> weight = numbers(w), bias = numbers(b);
     std::vector<double> y(static_cast<size_t>(tokens * c));
-    for_each_row(threads_, tokens, tick, [&](int64_t t) {
+    for_each_row(threads_, tokens, next_part(), [&](int64_t t) {
       for (int64_t o = 0; o < c; o++) {
         double sum = bias[static_cast<size_t>(o)];
         for (int64_t k = 0; k < c; k++)
@@ -225,7 +235,7 @@ void ReferenceOps::attention(const AttentionCall& call, const Tick& tick) {
     const std::vector<double> k = project(normed, node.weights.key, node.weights.key_bias);
     const std::vector<double> v = project(normed, node.weights.value, node.weights.value_bias);
     std::vector<double> mixed(static_cast<size_t>(tokens * c));
-    for_each_row(threads_, tokens, tick, [&](int64_t t) {
+    for_each_row(threads_, tokens, next_part(), [&](int64_t t) {
       std::vector<double> score(static_cast<size_t>(tokens));
       double largest = -std::numeric_limits<double>::infinity(), total = 0;
       for (int64_t s = 0; s < tokens; s++) {
