@@ -62,28 +62,22 @@ class Planner {
         std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep), kWhole};
     if (options_.memory <= 0 || evaluate(keep_all).peak <= options_.memory)
       return finish(keep_all, options_.memory);
-    std::optional<Choice> best;
-    double best_seconds = std::numeric_limits<double>::infinity();
+    const Choice smallest = this->smallest();
+    if (const int64_t least = evaluate(smallest).peak; least > options_.memory) {
+      fail(ErrorCode::kOutOfMemory, "the job needs ", least, " bytes, but only ", options_.memory,
+           " are left for it");
+    }
+    Choice best = grow(smallest, options_.memory);
+    double best_seconds = evaluate(best).seconds;
     for (const int64_t bands : {kWhole, int64_t{8}, int64_t{4}, int64_t{2}, int64_t{1}}) {
       const std::optional<Choice> found = shrink({keep_all.means, bands}, options_.memory);
       if (!found) continue;
       const double seconds = evaluate(*found).seconds;
-      if (seconds < best_seconds) {
-        best = found;
-        best_seconds = seconds;
-      }
+      if (seconds >= best_seconds) continue;
+      best = *found;
+      best_seconds = seconds;
     }
-    if (!best) {
-      const Choice smallest = this->smallest();
-      const int64_t least = evaluate(smallest).peak;
-      if (least > options_.memory) {
-        fail(ErrorCode::kOutOfMemory, "the job needs ", least,
-             " bytes for its activations, but only ", options_.memory,
-             " of the budget are left for them");
-      }
-      best = smallest;
-    }
-    return finish(grow(*best, options_.memory), options_.memory);
+    return finish(best, options_.memory);
   }
 
   ExecutionPlan least() { return finish(smallest(), 0); }
@@ -316,9 +310,13 @@ class Planner {
     for (;;) {
       const int64_t peak = evaluate(choice).peak;
       const std::optional<Choice> smaller = shrink(choice, peak - 1);
-      if (!smaller) return choice;
+      if (!smaller) break;
       choice = *smaller;
     }
+    // Of a small job strips and buffers take more than they save.
+    const Choice keep_all = {
+        std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep), kWhole};
+    return evaluate(keep_all).peak <= evaluate(choice).peak ? keep_all : choice;
   }
 
   // Whole passes where strips buy nothing.
