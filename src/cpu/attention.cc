@@ -11,7 +11,9 @@
 // both products as it lies in memory.
 #include "cpu/attention.h"
 
+#include <atomic>
 #include <cmath>
+#include <functional>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/attention.cc"
@@ -59,6 +61,10 @@ struct AttentionProjections {
 struct AttentionBlock {
   int64_t picture, first, queries;
 };
+
+// Called between the chunks of keys; false: give up. A block of a large picture takes too long to
+// wait for before cancelling.
+using Proceed = std::function<bool()>;
 
 }  // namespace calotype::cpu
 #endif  // CALOTYPE_CPU_ATTENTION_ONCE
@@ -192,7 +198,7 @@ void normalise_panel(const AttentionShape& s, float* sums_of_x, const float* sum
 // `x` is the normed picture, `scratch` the thread's.
 void AttentionBlockRun(const AttentionCall& call, const AttentionShape& s,
                        const AttentionProjections& weights, const AttentionBlock& b, const float* x,
-                       float* scratch) {
+                       const Proceed& proceed, float* scratch) {
   const int64_t panels = divide_up(b.queries, kColumns), panel_floats = s.padded * kColumns;
   float* queries = scratch;
   float* sums_of_x = queries + kQueries * s.padded;
@@ -209,6 +215,7 @@ void AttentionBlockRun(const AttentionCall& call, const AttentionShape& s,
   std::fill_n(maximum, kQueries, -1e30f);
   std::fill_n(sum, kQueries, 0.0f);
   for (int64_t chunk = 0; chunk < s.chunks; chunk++) {
+    if (!proceed()) return;
     attend_chunk(s, x + chunk * s.blocks * s.plane, std::min(kKeys, s.tokens - chunk * kKeys),
                  panels, queries, scores, sums_of_x, maximum, sum);
   }
@@ -391,16 +398,28 @@ void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& no
   const int64_t queries = std::clamp(round_up(wanted, kWidestPanel), kWidestPanel, kQueries);
   const int64_t blocks = divide_up(s.tokens, queries), jobs = call.batch * blocks;
   const auto run = CALOTYPE_DISPATCH(AttentionBlockRun, simd);
-  pool.parallel_for(
-      work.threads, jobs,
-      [&](int64_t job, int slot) {
-        AttentionBlock b;
-        b.picture = job / blocks;
-        b.first = job % blocks * queries;
-        b.queries = std::min(queries, s.tokens - b.first);
-        run(call, s, weights, b, x + b.picture * s.x_floats(), work.slot(slot, s.slot_floats()));
-      },
-      stages.next(0.96, jobs));
+  const ThreadPool::Tick tick = stages.next(0.96, jobs);
+  std::atomic<int64_t> done{0};
+  std::atomic<bool> stopped{false};
+  pool.parallel_for(work.threads, jobs, [&](int64_t job, int slot) {
+    AttentionBlock b;
+    b.picture = job / blocks;
+    b.first = job % blocks * queries;
+    b.queries = std::min(queries, s.tokens - b.first);
+    const Proceed proceed = [&] {
+      if (slot != 0) return !stopped.load();
+      try {  // slot 0 is the calling thread
+        tick(done);
+      } catch (...) {
+        stopped = true;
+        throw;
+      }
+      return true;
+    };
+    run(call, s, weights, b, x + b.picture * s.x_floats(), proceed,
+        work.slot(slot, s.slot_floats()));
+    done++;
+  });
   if (call.y_stats != nullptr) sum_bands(simd, call, work, stages);
 }
 

@@ -42,14 +42,14 @@ void ChannelSums::merge_into(int64_t unit, int64_t channels, std::span<GroupStat
   }
 }
 
-void merge_sums(ChannelSums& sums, int64_t channels, int64_t columns, int64_t first_band,
+void merge_sums(ChannelSums& sums, int64_t channels, int64_t parts, int64_t first_band,
                 int64_t bands, BandStats& stats) {
   for (int64_t band = 0; band < bands; band++) {
     for (int64_t picture = 0; picture < stats.batch; picture++) {
       GroupStats* groups = stats.at(first_band + band, picture);
       std::fill_n(groups, stats.groups, GroupStats{});
-      for (int64_t column = 0; column < columns; column++) {
-        sums.merge_into((picture * bands + band) * columns + column, channels,
+      for (int64_t part = 0; part < parts; part++) {
+        sums.merge_into((picture * bands + band) * parts + part, channels,
                         {groups, static_cast<size_t>(stats.groups)});
       }
     }

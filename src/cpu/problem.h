@@ -58,8 +58,8 @@ class ChannelSums {
   std::vector<int64_t> counts_;
 };
 
-// The sums of a call's units, [picture][band][column block], to the statistics of its bands.
-void merge_sums(ChannelSums& sums, int64_t channels, int64_t columns, int64_t first_band,
+// The sums of a call's units, [picture][band][part], to the statistics of its bands.
+void merge_sums(ChannelSums& sums, int64_t channels, int64_t parts, int64_t first_band,
                 int64_t bands, BandStats& stats);
 
 // Memory that an Ops keeps: shared by all threads, and of each.

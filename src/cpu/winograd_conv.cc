@@ -13,10 +13,10 @@
 #define CALOTYPE_CPU_WINOGRAD_CONV_ONCE
 namespace calotype::cpu {
 
-// Tiles [row, row + rows) x [column, column + columns) of a picture and output channels
-// [first, end): one job.
+// Tiles [row, row + rows) x [column, column + columns) of a picture, one pass over them, and output
+// channels [first, end): one job.
 struct WinogradBlock {
-  int64_t picture, row, rows, column, columns, first, end;
+  int64_t picture, row, rows, column, columns, pass, first, end;
 };
 
 struct WinogradJob {
@@ -147,17 +147,16 @@ void transform_row(const WinogradShape& s, int64_t tiles, const float* patch, fl
   }
 }
 
-// Reads and transforms what pass `pass` of the block multiplies.
+// Reads and transforms what the block multiplies.
 template <class S, Reading kReading>
-void transform_input(const WinogradJob& job, const WinogradBlock& b, int64_t pass,
-                     const Scratch& scratch) {
+void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scratch& scratch) {
   const WinogradShape& s = job.s;
   const int64_t tile_stride = s.tiles_of_block() * kBlock;
   const int64_t row_phases[4] = {1, 0, 0, 1}, column_phases[4] = {0, 0, 1, 1};  // as depth_of
   for (int64_t phase = 0; phase < s.in_phases; phase++) {
     const bool down = s.in_phases > 1;
     const int64_t step = down ? 2 : 1;
-    const int64_t top = b.row * s.outputs * step + (down ? row_phases[phase] : pass - 1);
+    const int64_t top = b.row * s.outputs * step + (down ? row_phases[phase] : b.pass - 1);
     const int64_t left = b.column * s.outputs * step + (down ? column_phases[phase] : -1);
     for (int64_t channel = 0; channel < s.in_padded; channel += s.in_chunk) {
       const int64_t count = std::min(s.in_chunk, s.in_padded - channel);
@@ -365,16 +364,14 @@ void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory,
   const WinogradShape& s = job.s;
   const Scratch scratch(s, memory);
   std::fill_n(scratch.started, s.started_floats(), 0.0f);
-  for (int64_t pass = 0; pass < s.passes; pass++) {
-    transform_input<S, kReading>(job, b, pass, scratch);
-    for (int64_t phase = 0; phase < s.out_phases; phase++) {
-      const int64_t group = pass * s.out_phases + phase;
-      for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
-        const int64_t end = std::min(first + s.out_chunk, b.end);
-        multiply<S>(job, b, group, first, end, scratch);
-        for (int64_t r = 0; r < b.rows; r++) {
-          write_row<S>(job, b, r, group, first, end, scratch, sums);
-        }
+  transform_input<S, kReading>(job, b, scratch);
+  for (int64_t phase = 0; phase < s.out_phases; phase++) {
+    const int64_t group = b.pass * s.out_phases + phase;
+    for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
+      const int64_t end = std::min(first + s.out_chunk, b.end);
+      multiply<S>(job, b, group, first, end, scratch);
+      for (int64_t r = 0; r < b.rows; r++) {
+        write_row<S>(job, b, r, group, first, end, scratch, sums);
       }
     }
   }
@@ -418,14 +415,13 @@ bool streams(const ConvProblem& p) {
   return aligned && p.call.y.data != p.call.residual.data && p.y.h * p.y.w * p.y.c * 4 >= kLarge;
 }
 
-// Of y, in the block.
+// Of y, that the block makes: upsampling, every second row.
 int64_t pixels_of(const ConvProblem& p, const WinogradShape& s, const WinogradBlock& b) {
   const int64_t step = s.passes, early = s.out_phases - 1;
   const int64_t left = std::max<int64_t>(b.column * s.outputs * step - early, 0);
   const int64_t right = std::min((b.column + b.columns) * s.outputs * step - early, p.y.w);
-  const int64_t top = b.row * s.outputs * step;
-  const int64_t bottom = std::min((b.row + b.rows) * s.outputs * step, p.y.h);
-  return (right - left) * (bottom - top);
+  const int64_t rows = std::min(b.rows * s.outputs, p.y.h / step - b.row * s.outputs);
+  return (right - left) * rows;
 }
 
 }  // namespace
@@ -436,7 +432,8 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
 
   const int64_t first_band = p.call.y.first_row / s.band_rows();
   const int64_t bands = divide_up(p.call.y.rows, s.band_rows());
-  const int64_t units = p.call.batch * bands * s.blocks;
+  const int64_t parts = s.blocks * s.passes;  // of a band
+  const int64_t units = p.call.batch * bands * parts;
   // Enough jobs for all threads where blocks are few: each then transforms its input for a part of
   // the output channels. Results do not depend on it.
   const int64_t most = divide_up(s.out_padded, 64);
@@ -450,13 +447,14 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
       work.threads, units * splits,
       [&](int64_t index, int slot) {
         const int64_t unit = index / splits, split = index % splits;
-        const int64_t band = first_band + unit / s.blocks % bands;
+        const int64_t band = first_band + unit / parts % bands;
         WinogradBlock b;
-        b.picture = unit / s.blocks / bands;
+        b.picture = unit / parts / bands;
         b.row = band * s.block_rows;
         b.rows = std::min(s.block_rows, s.tile_rows - b.row);
-        b.column = unit % s.blocks * s.block_columns;
+        b.column = unit % parts / s.passes * s.block_columns;
         b.columns = std::min(s.block_columns, s.tile_columns - b.column);
+        b.pass = unit % s.passes;
         b.first = round_up(s.out_padded * split / splits, 2 * kBlock);
         b.end = std::min(round_up(s.out_padded * (split + 1) / splits, 2 * kBlock), s.out_padded);
         BlockSums sums = {};
@@ -467,7 +465,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
         block_conv(job, b, work.slot(slot, s.slot_floats()), sums);
       },
       stages.next(1, units * splits));
-  if (stats != nullptr) merge_sums(work.sums, p.y.c, s.blocks, first_band, bands, *stats);
+  if (stats != nullptr) merge_sums(work.sums, p.y.c, parts, first_band, bands, *stats);
 }
 
 }  // namespace calotype::cpu

@@ -24,8 +24,9 @@ WinogradShape::WinogradShape(const ConvNode& node, Extent x, Extent y, bool fast
   tile_columns = divide_up(up ? x.w + 1 : y.w, outputs);
   // About 48 tiles a block: with 8 register tiles to each panel of weights, a core reads 4 to 5
   // GB/s of weights at 100 GFLOP/s; more would push the transformed input out of L2.
+  // F(6, 3) has 64 products instead of 36: 32 tiles.
   block_rows = std::min<int64_t>(4, tile_rows);
-  blocks = divide_up(tile_columns, 13);
+  blocks = divide_up(tile_columns, tiles == Tiles::kF63 && in < 512 ? 8 : 13);
   block_columns = divide_up(tile_columns, blocks);
   blocks = divide_up(tile_columns, block_columns);
   // 64 channels of a patch of 18 x 50 pixels are 230 kB, half of L2.
@@ -69,7 +70,7 @@ double winograd_flop(const WinogradShape& s) {
 }
 
 int64_t winograd_workspace_bytes(const WinogradShape& s, Extent y, int64_t batch, int threads) {
-  const int64_t units = batch * divide_up(y.h, s.band_rows()) * s.blocks;
+  const int64_t units = batch * divide_up(y.h, s.band_rows()) * s.blocks * s.passes;
   return 4 * (threads * s.slot_floats() + units * 3 * s.out_padded);
 }
 
