@@ -205,6 +205,20 @@ std::string family_hint(const TensorMap& checkpoint) {
   return "";
 }
 
+void apply_edm_statistics(const TensorMap& checkpoint, AutoencoderKLConfig& config) {
+  constexpr double kPlaygroundScaling = 0.5;  // of its vae/config.json
+  const auto mean = checkpoint.find("edm_mean"), deviation = checkpoint.find("edm_std");
+  if (mean == checkpoint.end() || deviation == checkpoint.end()) return;
+  for (const TensorView& view : {mean->second, deviation->second}) {
+    if (view.size() != config.latent_channels || !is_weight_dtype(view.dtype)) return;
+  }
+  config.scaling_factor = kPlaygroundScaling;
+  config.latents_mean.resize(static_cast<size_t>(config.latent_channels));
+  config.latents_std.resize(static_cast<size_t>(config.latent_channels));
+  copy_elements(mean->second, 0, std::span<double>(config.latents_mean));
+  copy_elements(deviation->second, 0, std::span<double>(config.latents_std));
+}
+
 AutoencoderKLConfig infer_config(const TensorMap& vae, const std::string& family,
                                  const std::string& hint, const std::string& file) {
   const Shapes shapes(vae, file);
@@ -231,7 +245,6 @@ AutoencoderKLConfig infer_config(const TensorMap& vae, const std::string& family
   config.up_block_types.assign(config.block_out_channels.size(), "UpDecoderBlock2D");
   infer_patch(config, shapes, file);
   check_groups(config, file);
-  config.validate(file + " (its config, inferred from shapes)");
   return config;
 }
 

@@ -14,6 +14,10 @@ using TensorMap = std::map<std::string, TensorView>;
 // empty where there are none.
 std::string family_hint(const TensorMap& checkpoint);
 
+// Playground v2.5 is an SDXL whose latents have statistics of their own, which its checkpoint holds
+// as edm_mean and edm_std: puts them into `config`. Others stay as they are.
+void apply_edm_statistics(const TensorMap& checkpoint, AutoencoderKLConfig& config);
+
 // `vae`: the autoencoder's tensors under diffusers names. `family` as the user chose it, or empty;
 // `hint` as family_hint gave it. Without either, 32 channels with batch norm are FLUX.2's, 16 are
 // FLUX.1's, 4 are SD 1's; other numbers get the defaults of diffusers' class. Throws

@@ -82,6 +82,8 @@ Model make_model(Source source, const LoadOptions& options) {
     model.config_inferred = true;
     model.config =
         infer_config(model.tensors, options.family, family_hint(source.tensors), source.file);
+    if (options.family.empty()) apply_edm_statistics(source.tensors, model.config);
+    model.config.validate(source.file + " (its config, inferred)");
   }
   model.family = family_of(model.config);
   model.source = std::move(source.name);

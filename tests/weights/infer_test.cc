@@ -8,6 +8,7 @@
 #include "calotype/autoencoder_kl.h"
 #include "support/random.h"
 #include "weights/checkpoints.h"
+#include "weights/safetensors.h"
 
 namespace calotype {
 namespace {
@@ -81,6 +82,26 @@ TEST_F(Checkpoint, stable_diffusion_xl_is_read_from_a_full_one) {
                   DType::kI64},
                  {"conditioner.embedders.1.model.logit_scale", {}, DType::kF16},
                  {"model.diffusion_model.label_emb.0.0.weight", {1280, 2816}, DType::kF16}});
+}
+
+TEST_F(Checkpoint, playground_keeps_the_statistics_of_its_latents) {
+  std::vector<SafetensorsEntry> entries;
+  const std::vector<float> mean = {-1.5f, 2, 0, 0.25f}, deviation = {8, 6, 6.5f, 5};
+  const std::vector<std::byte> zeros(4 << 20);
+  for (const Declared& tensor : test::diffusers_tensors(test::small_config())) {
+    entries.push_back(SafetensorsEntry::of("first_stage_model." + tensor.name,
+                                           {tensor.dtype, tensor.shape, zeros.data()}));
+  }
+  const auto view = [](const std::vector<float>& values) {
+    return TensorView{DType::kF32, {1, 4, 1, 1}, reinterpret_cast<const std::byte*>(values.data())};
+  };
+  entries.push_back(SafetensorsEntry::of("edm_mean", view(mean)));
+  entries.push_back(SafetensorsEntry::of("edm_std", view(deviation)));
+  write_safetensors(path_, {}, entries);
+  const AutoencoderKLConfig config = load_model(path_).config;
+  EXPECT_THAT(config.latents_mean, ElementsAre(-1.5, 2, 0, 0.25));
+  EXPECT_THAT(config.latents_std, ElementsAre(8, 6, 6.5, 5));
+  EXPECT_EQ(config.scaling_factor, 0.5);
 }
 
 TEST_F(Checkpoint, stable_diffusion_3_is_read_from_a_full_one) {
