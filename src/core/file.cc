@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <random>
 
 #include "core/cat.h"
 
@@ -155,8 +156,13 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
     const auto target = std::filesystem::canonical(path, ignored);
     if (!ignored) path_ = target.string();
   }
-  temporary_ = path_ + ".XXXXXX";
-  fd_ = ::mkostemp(temporary_.data(), O_CLOEXEC);
+  // What replaces a private file stays private; a new one gets what the umask leaves.
+  const mode_t mode = exists ? info.st_mode & 0777 : 0666;
+  std::random_device random;
+  do {
+    temporary_ = cat(path_, ".", std::hex, random());
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  } while (fd_ < 0 && errno == EEXIST);
   if (fd_ < 0) {
     const bool missing = errno == ENOENT || errno == ENOTDIR;
     const std::string why = missing ? "its folder does not exist" : reason();
@@ -164,10 +170,6 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
     fail(missing ? ErrorCode::kNotFound : ErrorCode::kIo, path, ": cannot be written: ", why);
   }
   remember(temporary_);
-  const mode_t mask = ::umask(0);
-  ::umask(mask);
-  // What replaces a private file stays private.
-  ::fchmod(fd_, exists ? info.st_mode & 0777 : 0666 & ~mask);
 }
 
 AtomicFile::~AtomicFile() {

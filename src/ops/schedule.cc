@@ -92,7 +92,7 @@ class PassMaker {
 class StepMaker {
  public:
   StepMaker(const Graph& graph, const Ops& ops, const std::vector<Means>& means, const Pass& pass)
-      : graph_(graph), ops_(ops), means_(means), pass_(pass) {
+      : graph_(graph), ops_(ops), pass_(pass) {
     for (const int index : pass.nodes) {
       const Node& node = node_at(graph, index);
       activations_[output_of(node).id].maker = index;
@@ -283,7 +283,6 @@ class StepMaker {
 
   const Graph& graph_;
   const Ops& ops_;
-  const std::vector<Means>& means_;
   const Pass& pass_;
   int target_ = -1;
   std::map<int, State> activations_;
