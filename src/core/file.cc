@@ -169,6 +169,7 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
     temporary_.clear();
     fail(missing ? ErrorCode::kNotFound : ErrorCode::kIo, path, ": cannot be written: ", why);
   }
+  if (exists) ::fchmod(fd_, mode);  // whatever the umask
   remember(temporary_);
 }
 
