@@ -1,0 +1,3 @@
+module calotype
+
+go 1.19
