@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# test.sh [STEP ...]: the tests, all of them or the steps named: format unit python bindings sanitize threads fuzz install lint.
+# test.sh [STEP ...]: the tests, all of them or the steps named: format unit python bindings neon sanitize threads
+# fuzz install lint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 jobs=$(nproc)
 launcher=
 command -v ccache >/dev/null && launcher=-DCMAKE_CXX_COMPILER_LAUNCHER=ccache
-fuzz_seconds=${FUZZ_SECONDS:-30}
 
 # configure FOLDER FLAG ...
 configure() {
@@ -45,10 +45,15 @@ step_threads() {
 }
 
 step_fuzz() {
-  configure build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCALOTYPE_TESTS=OFF -DCALOTYPE_FUZZ=ON \
-    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCALOTYPE_SANITIZE=address,undefined
+  configure build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCALOTYPE_TESTS=OFF -DCALOTYPE_PROGRAM=OFF \
+    -DCALOTYPE_FUZZ=ON -DCALOTYPE_FUZZ_SECONDS="${FUZZ_SECONDS:-30}" \
+    -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
   cmake --build build-fuzz
-  printf '%s\n' build-fuzz/bin/fuzz_* | xargs -P "$jobs" -I{} scripts/fuzz-one.sh {} "$fuzz_seconds"
+  ctest --test-dir build-fuzz --output-on-failure -j "$jobs"
+}
+
+step_neon() {
+  scripts/test-neon.sh
 }
 
 step_install() {
@@ -62,7 +67,7 @@ step_lint() {
 }
 
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(format unit python sanitize threads fuzz install lint)
+[ ${#steps[@]} -gt 0 ] || steps=(format unit python neon sanitize threads fuzz install lint)
 for step in "${steps[@]}"; do
   echo "== $step"
   start=$SECONDS
