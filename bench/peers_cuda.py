@@ -271,6 +271,18 @@ def median_ms(f, runs=20, warm=5):
     return sorted(times)[len(times) // 2]
 
 
+def host_ms(f, runs=10):
+    """What a call costs the calling thread."""
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        f()
+        times.append((time.perf_counter() - start) * 1e3)
+        torch.cuda.synchronize()
+    return sorted(times)[runs // 2]
+
+
 def free():
     gc.collect()
     torch.cuda.empty_cache()
@@ -363,7 +375,7 @@ def speed(net, peers, portable):
         for is_portable in ([False, True] if portable else [False]):
             ours = Calotype(net, "bf16", is_portable)
             out = ours.output(x, encode, torch.float32 if encode else torch.uint8)
-            row.append(f"{median_ms(lambda: ours.run(x, encode, out)):.3f}")
+            row.append(f"{median_ms(lambda: ours.run(x, encode, out)):.3f} (host {host_ms(lambda: ours.run(x, encode, out)):.2f})")
             results.append(ours.run(x, encode))
             torch.cuda.synchronize()
             ours.close()

@@ -1,7 +1,9 @@
 // The CUDA backend with C linkage, for bench/peers_cuda.py: device pointers in and out, on a given
 // stream.
+#include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "calotype/error.h"
@@ -22,9 +24,13 @@ struct Network {
   std::unique_ptr<Decoder> decoder;
   std::shared_ptr<DeviceSession> session;
   std::string text;  // of the last answer
+  std::map<std::tuple<bool, int64_t, int64_t>, Graph> graphs;
 
-  Graph graph(bool encode, int64_t h, int64_t w) const {
-    return encode ? encoder->graph(h, w) : decoder->graph(h, w);
+  const Graph& graph(bool encode, int64_t h, int64_t w) {
+    const auto key = std::make_tuple(encode, h, w);
+    const auto found = graphs.find(key);
+    if (found != graphs.end()) return found->second;
+    return graphs.emplace(key, encode ? encoder->graph(h, w) : decoder->graph(h, w)).first->second;
   }
 };
 
@@ -109,7 +115,7 @@ __attribute__((visibility("default"))) int bench_run(void* handle, int encode, i
                                                      int64_t memory) {
   return guarded([&] {
     auto& network = *static_cast<Network*>(handle);
-    const Graph graph = network.graph(encode != 0, h, w);
+    const Graph& graph = network.graph(encode != 0, h, w);
     const auto array = [](const BenchArray& a) {
       DeviceArray to;
       to.data = a.data;
@@ -147,7 +153,7 @@ __attribute__((visibility("default"))) const char* bench_layers(void* handle, in
   auto& network = *static_cast<Network*>(handle);
   network.text.clear();
   const int failed = guarded([&] {
-    const Graph graph = network.graph(encode != 0, h, w);
+    const Graph& graph = network.graph(encode != 0, h, w);
     std::vector<LayerReport> layers;
     DeviceCall call;
     call.graph = &graph;

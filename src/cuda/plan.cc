@@ -1,5 +1,7 @@
 #include "cuda/plan.h"
 
+#include <algorithm>
+
 #include "core/cat.h"
 #include "core/checked.h"
 #include "cuda/arena.h"
@@ -26,21 +28,21 @@ Mode mode_of(const ConvNode& node) {
   return node.conv.kernel == 1 ? Mode::kPoint : Mode::kSame;
 }
 
-ConvPlan plan_weights(Mode mode, int64_t in, int64_t out, int64_t shortcut, bool is_output,
-                      const Target& target, const std::string& name) {
+Path path_of(const Target& target) {
+  return target.precision == Precision::kF32 ? Path::kSimt
+         : target.hopper                     ? Path::kHopper
+                                             : Path::kMma;
+}
+
+ConvPlan plan_weights(Path path, Mode mode, int64_t in, int64_t out, int64_t shortcut,
+                      bool is_output, const std::string& name) {
   ConvPlan plan;
+  plan.path = path;
   plan.mode = mode;
   const int channels = to_int(out, name);
-  if (target.precision == Precision::kF32) {
-    plan.path = Path::kSimt;
-    plan.row_tile = kSimtRowTile;
-  } else if (target.hopper) {
-    plan.path = Path::kHopper;
-    plan.row_tile = hopper_row_tile(channels, is_output);
-  } else {
-    plan.path = Path::kMma;
-    plan.row_tile = mma_row_tile(channels);
-  }
+  plan.row_tile = path == Path::kSimt     ? kSimtRowTile
+                  : path == Path::kHopper ? hopper_row_tile(channels, is_output)
+                                          : mma_row_tile(channels);
   plan.weight_rows = to_int(round_up(channels, plan.row_tile), name);
   plan.packed_elements =
       packed_elements(mode, to_int(in, name), to_int(shortcut, name), plan.weight_rows);
@@ -64,24 +66,44 @@ class Planner {
     for (size_t i = 0; i < graph_.nodes().size(); i++) {
       plan_.nodes.emplace_back();
       const Node& node = graph_.nodes()[i];
+      now_ = static_cast<int64_t>(i);
       if (const auto* conv = std::get_if<ConvNode>(&node)) {
         plan_node(*conv, i);
       } else {
         plan_node(std::get<AttentionNode>(node), i);
       }
     }
-    plan_.arena_bytes = arena_.size();
+    plan_.arena_bytes = arena_.deal();
+    resolve_places();
     return std::move(plan_);
   }
-  // Bytes that are alive beside the first attention's workspace.
-  int64_t live_beside_attention() const { return live_beside_attention_; }
 
  private:
   static size_t index(Activation a) { return static_cast<size_t>(a.id); }
   ActivationPlan& at(Activation a) { return plan_.activations[index(a)]; }
 
-  Place take(int64_t bytes) { return {arena_.take(bytes), bytes}; }
-  void give(Place& place) { arena_.give(place.offset); }
+  // Until the arena is dealt, offsets are numbers of its items.
+  Place take(int64_t bytes) { return {arena_.take(bytes, now_), bytes}; }
+  void give(const Place& place) { arena_.give(place.offset, now_); }
+
+  void resolve_places() {
+    const auto resolve = [&](Place& place) {
+      if (place.offset >= 0) place.offset = arena_.offset(place.offset);
+    };
+    for (ActivationPlan& activation : plan_.activations) {
+      resolve(activation.place);
+      resolve(activation.moments);
+    }
+    for (NodePlan& node : plan_.nodes) {
+      if (!node.attention) continue;
+      for (Place* place : workspace(*node.attention)) resolve(*place);
+    }
+    resolve(plan_.affine);
+  }
+  static std::vector<Place*> workspace(AttentionPlan& a) {
+    return {&a.normed, &a.transposed, &a.query_rows, &a.p,      &a.scores,
+            &a.sums,   &a.bounds,     &a.scales,     &a.largest};
+  }
 
   int64_t weights(const ConvPlan& conv) {
     return round_up(conv.packed_elements * target_.element_bytes(), 256) +
@@ -112,13 +134,25 @@ class Planner {
     ActivationPlan& plan = at(a);
     if (reused >= 0) {
       const ActivationPlan& other = plan_.activations[static_cast<size_t>(reused)];
-      plan.place = other.place;
-      plan.stride = other.stride;
+      plan.place = {other.place.offset, bytes_of(e, plan)};
+      arena_.shrink(plan.place.offset, plan.place.bytes, now_);
       return;
     }
-    plan.stride = target_.element_bytes() == 2 ? round_up(e.c, 8) : e.c;
-    plan.place = take(checked_mul(checked_mul(checked_mul(e.h, e.w), plan.stride),
-                                  checked_mul(batch_, target_.element_bytes())));
+    plan.place = take(bytes_of(e, plan));
+  }
+
+  // Also says how it lies there.
+  int64_t bytes_of(Extent e, ActivationPlan& plan) const {
+    plan.planar = path_of(target_) == Path::kHopper;
+    plan.stride = stride_of(e.c, plan.planar);
+    const int64_t planes = plan.planar ? (e.c + kSlab - 1) / kSlab : 1;
+    return checked_mul(checked_mul(checked_mul(e.h, e.w), checked_mul(plan.stride, planes)),
+                       checked_mul(batch_, target_.element_bytes()));
+  }
+  int64_t stride_of(int64_t channels, bool planar) const {
+    if (target_.element_bytes() == 4) return channels;
+    const int64_t stride = round_up(channels, 8);
+    return planar ? std::min<int64_t>(stride, kSlab) : stride;
   }
 
   void plan_moments(Activation a, const ConvPlan& conv) {
@@ -160,10 +194,12 @@ class Planner {
       return -1;
     }
     // A shortcut reads all channels of its pixels, so one tile must have them all. The result then
-    // lies in the first channels of each pixel.
+    // takes the first of its planes.
+    const int64_t channels = graph_.extent(node.y).c, read = graph_.extent(*node.residual).c;
     const bool one_tile = conv.weight_rows == conv.row_tile;
-    const bool fits = graph_.extent(node.y).c <= graph_.extent(*node.residual).c;
-    return !node.shortcut || (one_tile && fits) ? node.residual->id : -1;
+    const bool fits = conv.path == Path::kHopper && one_tile && channels <= read &&
+                      stride_of(channels, true) == stride_of(read, true);
+    return !node.shortcut || fits ? node.residual->id : -1;
   }
 
   void plan_node(const ConvNode& node, size_t i) {
@@ -184,16 +220,18 @@ class Planner {
     const Extent e = graph_.extent(node.x);
     AttentionPlan a;
     a.hopper = target_.hopper && target_.precision == Precision::kBF16;
-    a.query = plan_weights(Mode::kPoint, e.c, e.c, 0, false, target_, node.name);
+    // The products of the portable kernels want dense matrices.
+    a.planar = a.hopper;
+    const bool dense = path_of(target_) == Path::kHopper && !a.hopper;
+    const Path path = dense ? Path::kMma : path_of(target_);
+    a.query = plan_weights(path, Mode::kPoint, e.c, e.c, 0, false, node.name);
     a.out = a.query;
     plan_.weight_bytes += 2 * weights(a.query);
     const int reused = last_reader_[index(node.x)] == i ? node.x.id : -1;
     place(node.y, reused);
     plan_moments(node.y, a.out);
-    if (live_beside_attention_ == 0) live_beside_attention_ = arena_.live();
     plan_workspace(e, a);
-    for (Place* place : {&a.normed, &a.transposed, &a.query_rows, &a.p, &a.scores, &a.sums,
-                         &a.bounds, &a.scales, &a.largest}) {
+    for (const Place* place : workspace(a)) {
       if (place->offset >= 0) give(*place);
     }
     give_inputs(graph_.nodes()[i], i, reused);
@@ -202,10 +240,11 @@ class Planner {
 
   void plan_workspace(Extent e, AttentionPlan& a) {
     const int64_t bytes = target_.element_bytes(), tokens = e.h * e.w;
-    const int64_t stride = bytes == 2 ? round_up(e.c, 8) : e.c;
+    const int64_t planes = a.planar ? (e.c + kSlab - 1) / kSlab : 1;
+    const int64_t row_bytes = stride_of(e.c, a.planar) * planes * bytes;
     a.pitch = round_up(tokens, 8);
-    a.normed = take(batch_ * tokens * stride * bytes);
-    a.query_rows = take(batch_ * tokens * stride * bytes);
+    a.normed = take(batch_ * tokens * row_bytes);
+    a.query_rows = take(batch_ * tokens * row_bytes);
     a.transposed = take(batch_ * e.c * a.pitch * bytes);
     const int64_t fixed = a.normed.bytes + a.query_rows.bytes + a.transposed.bytes;
     // Bytes that one row of queries takes.
@@ -241,23 +280,24 @@ class Planner {
   GraphPlan plan_;
   Arena arena_;
   std::vector<size_t> last_reader_;
-  int64_t live_beside_attention_ = 0;
+  int64_t now_ = -1;  // the operation that is planned; -1: before the first
 };
 
 }  // namespace
 
 ConvPlan plan_conv(const ConvNode& node, bool is_output, const Target& target) {
-  return plan_weights(mode_of(node), node.conv.in, node.conv.out,
-                      node.shortcut ? node.shortcut->in : 0, is_output, target, node.name);
+  return plan_weights(path_of(target), mode_of(node), node.conv.in, node.conv.out,
+                      node.shortcut ? node.shortcut->in : 0, is_output, node.name);
 }
 
 GraphPlan plan_graph(const Graph& graph, int64_t batch, const Target& target) {
   // With as few rows of attention at a time as can be, then with what the other operations leave.
   Planner least(graph, batch, target, 0);
   GraphPlan plan = least.plan();
-  const int64_t spare = plan.arena_bytes - least.live_beside_attention();
-  for (int64_t bytes = spare; bytes > spare / 2; bytes -= spare / 16 + 1) {
-    GraphPlan wider = Planner(graph, batch, target, bytes).plan();
+  const bool attends = std::any_of(plan.nodes.begin(), plan.nodes.end(),
+                                   [](const NodePlan& node) { return node.attention.has_value(); });
+  for (int sixteenths = 16; attends && sixteenths > 0; sixteenths--) {
+    GraphPlan wider = Planner(graph, batch, target, plan.arena_bytes / 16 * sixteenths).plan();
     if (wider.arena_bytes <= plan.arena_bytes) return wider;
   }
   return plan;

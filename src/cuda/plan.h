@@ -30,7 +30,8 @@ struct Place {
 
 struct ActivationPlan {
   Place place;         // none for the graph's output, which is the caller's
-  int64_t stride = 0;  // elements from pixel to pixel
+  int64_t stride = 0;  // elements from pixel to pixel; see Pictures
+  bool planar = false;
   // Statistics, where an operation norms it: see Partials.
   Place moments;
   int slots = 0, units = 0, width = 1;
@@ -48,6 +49,7 @@ struct ConvPlan {
 // The attention of `pictures` pictures, `rows` queries of each, at a time.
 struct AttentionPlan {
   bool hopper = false;
+  bool planar = false;  // normed and query_rows
   int64_t pictures = 1, rows = 0;
   int64_t pitch = 0;  // elements from row to row of p and of transposed
   ConvPlan query, out;

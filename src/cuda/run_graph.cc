@@ -37,8 +37,8 @@ class Runner {
   // Data is null for the graph's output.
   Pictures pictures(Activation a) const {
     const Extent e = graph_.extent(a);
-    return {memory(at(a).place),   run_.batch,  static_cast<int>(e.h), static_cast<int>(e.w),
-            static_cast<int>(e.c), at(a).stride};
+    return {memory(at(a).place),   run_.batch,   static_cast<int>(e.h), static_cast<int>(e.w),
+            static_cast<int>(e.c), at(a).stride, at(a).planar};
   }
   Partials partials(Activation a) const {
     const ActivationPlan& plan = at(a);
@@ -108,7 +108,9 @@ class Runner {
     Pictures normed = x, queries = x;
     normed.data = memory(plan.normed);
     queries.data = memory(plan.query_rows);
-    normed.stride = queries.stride = run_.element == Element::kF32 ? x.c : (x.c + 7) / 8 * 8;
+    normed.planar = queries.planar = plan.planar;
+    if (!plan.planar) normed.stride = run_.element == Element::kF32 ? x.c : (x.c + 7) / 8 * 8;
+    queries.stride = normed.stride;
 
     ApplyNorm apply;
     apply.element = run_.element;
@@ -164,22 +166,19 @@ class Runner {
     for (int b = 0; b < normed.n; b += static_cast<int>(plan.pictures)) {
       for (int row = 0; row < tokens; row += static_cast<int>(plan.rows)) {
         HopperAttention call;
+        call.x = normed;
+        call.q = queries;
+        call.transposed = memory(plan.transposed);
+        call.pitch = plan.pitch;
+        call.first_picture = b;
         call.pictures = std::min(static_cast<int>(plan.pictures), normed.n - b);
-        call.tokens = tokens;
-        call.channels = normed.c;
         call.first_row = row;
         call.rows = std::min(static_cast<int>(plan.rows), tokens - row);
-        call.stride = normed.stride;
-        call.pitch = plan.pitch;
-        const int64_t before = b * int64_t{tokens} * normed.stride;
-        call.x = static_cast<uint16_t*>(normed.data) + before;
-        call.q = static_cast<uint16_t*>(queries.data) + before;
-        call.transposed = memory<uint16_t>(plan.transposed) + int64_t{b} * normed.c * plan.pitch;
         call.p = memory(plan.p);
         call.sums = memory<float>(plan.sums);
         call.bounds = memory<float>(plan.bounds);
         call.scales = memory<float>(plan.scales);
-        call.largest = memory<unsigned>(plan.largest) + b;
+        call.largest = memory<unsigned>(plan.largest);
         hopper_attention(call, machine_);
       }
     }

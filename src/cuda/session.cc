@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "core/cat.h"
 #include "core/checked.h"
@@ -35,7 +36,36 @@ int64_t dense_bytes(Extent e, int64_t batch, DType dtype) {
                      byte_count(dtype, {1}));
 }
 
-const std::string& key_of(const Graph& graph) { return name_of(graph.nodes().back()); }
+// FNV-1a over the operations of a graph and where their weights are: the same for all sizes of one
+// network, different for its halves and for other models.
+uint64_t fingerprint_of(const Graph& graph) {
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&](const auto& value) {
+    for (const std::byte byte : std::as_bytes(std::span(&value, 1))) {
+      hash = (hash ^ static_cast<uint64_t>(byte)) * 0x100000001b3;
+    }
+  };
+  const auto add_conv = [&](const Conv2d& conv) {
+    add(conv.weight.data);
+    add(conv.in);
+    add(conv.out);
+    add(conv.kernel);
+  };
+  for (const Node& node : graph.nodes()) {
+    add(output_of(node).id);
+    for (const Activation a : inputs_of(node)) add(a.id);
+    if (const auto* conv = std::get_if<ConvNode>(&node)) {
+      add_conv(conv->conv);
+      add(conv->sampling);
+      if (conv->shortcut) add_conv(*conv->shortcut);
+      if (conv->norm) add(conv->norm->weight.data);
+    } else {
+      add(std::get<AttentionNode>(node).weights.query.data);
+    }
+  }
+  add(graph.output().id);
+  return hash;
+}
 
 bool is_capturing(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -170,28 +200,28 @@ Machine Session::machine(cudaStream_t stream) const {
   return machine;
 }
 
-const GraphPlan& Session::plan(const Graph& graph, int64_t batch) {
+std::shared_ptr<const GraphPlan> Session::plan(const Graph& graph, int64_t batch) {
   const Extent in = graph.extent(graph.input());
-  const auto key = std::make_tuple(key_of(graph), in.h, in.w, batch);
-  auto found = plans_.find(key);
-  if (found == plans_.end()) {
-    if (plans_.size() >= kPlansKept) plans_.clear();
-    found = plans_.emplace(key, plan_graph(graph, batch, target_)).first;
-  }
-  return found->second;
+  const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w, batch);
+  const auto found = plans_.find(key);
+  if (found != plans_.end()) return found->second;
+  if (plans_.size() >= kPlansKept) plans_.clear();
+  auto plan = std::make_shared<const GraphPlan>(plan_graph(graph, batch, target_));
+  plans_[key] = plan;
+  return plan;
 }
 
 std::shared_ptr<const GraphWeights> Session::weights(const Graph& graph, const GraphPlan& plan) {
-  std::shared_ptr<const GraphWeights>& kept = weights_[key_of(graph)];
+  std::shared_ptr<const GraphWeights>& kept = weights_[fingerprint_of(graph)];
   if (!kept) kept = std::make_shared<GraphWeights>(graph, plan, element_, machine(compute_));
   return kept;
 }
 
 int64_t Session::pass_bytes(const Graph& graph, int64_t batch) {
-  const GraphPlan& plan = this->plan(graph, batch);
+  const std::shared_ptr<const GraphPlan> plan = this->plan(graph, batch);
   const int64_t io = dense_bytes(graph.extent(graph.input()), batch, DType::kF32) +
                      dense_bytes(graph.extent(graph.output()), batch, DType::kF32);
-  return plan.weight_bytes + plan.arena_bytes + io;
+  return plan->weight_bytes + plan->arena_bytes + io;
 }
 
 int64_t Session::pass_size(const Graph& graph, int64_t batch, int64_t memory) {
@@ -301,7 +331,8 @@ void Session::finish(std::deque<Pending>& pending) {
 void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
                    std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock) {
   const Graph& graph = *call.graph;
-  const GraphPlan plan = this->plan(graph, count);  // a copy: the lock may be let go
+  const std::shared_ptr<const GraphPlan> kept_plan = this->plan(graph, count);
+  const GraphPlan& plan = *kept_plan;
   const std::shared_ptr<const GraphWeights> weights = this->weights(graph, plan);
   const bool from_host = !call.input.on_device, to_host = !call.output.on_device;
   const bool waits = from_host || to_host;

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "cuda/kernels/kernels.h"
 #include "cuda/memory.h"
@@ -46,7 +47,7 @@ class Session final : public DeviceSession {
   };
   class Observer;
 
-  const GraphPlan& plan(const Graph& graph, int64_t batch);
+  std::shared_ptr<const GraphPlan> plan(const Graph& graph, int64_t batch);
   std::shared_ptr<const GraphWeights> weights(const Graph& graph, const GraphPlan& plan);
   // Pictures at a time, so that `memory` suffices.
   int64_t pass_size(const Graph& graph, int64_t batch, int64_t memory);
@@ -66,8 +67,10 @@ class Session final : public DeviceSession {
 
   std::mutex mutex_;
   std::condition_variable slot_freed_;
-  std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, GraphPlan> plans_;
-  std::map<std::string, std::shared_ptr<const GraphWeights>> weights_;
+  // By what the graph is made of, see fingerprint_of.
+  std::map<std::tuple<uint64_t, int64_t, int64_t, int64_t>, std::shared_ptr<const GraphPlan>>
+      plans_;
+  std::map<uint64_t, std::shared_ptr<const GraphWeights>> weights_;
   Buffer arena_, map_;
   std::vector<float2> map_values_;
   Stream compute_, up_, down_;

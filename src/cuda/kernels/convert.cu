@@ -26,7 +26,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) import_kernel(Import call) {
   begin_grid();
   const Pictures& out = call.y;
-  const int chunks = (out.c + 7) / 8;
+  const int chunks = (out.padded() + 7) / 8;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= out.n * out.pixels() * chunks) return;
   const int c0 = static_cast<int>(i % chunks) * 8;
@@ -34,14 +34,18 @@ __global__ void __launch_bounds__(kThreads) import_kernel(Import call) {
   const int x = static_cast<int>(pixel % out.w), patch = call.patch;
   const int y = static_cast<int>(pixel / out.w % out.h);
   const int64_t b = pixel / out.pixels();
-  T* to = static_cast<T*>(out.data) + pixel * out.stride;
-  for (int k = 0; k < 8 && c0 + k < out.c; k++) {
+  T* to = static_cast<T*>(out.data) + out.offset(pixel, c0);
+  for (int k = 0; k < 8 && c0 + k < out.padded(); k++) {
+    if (c0 + k >= out.c) {
+      to[k] = narrow<T>(0);
+      continue;
+    }
     const int c = ((c0 + k) * patch + y % patch) * patch + x % patch;
     const int64_t at = b * call.strides[0] + y / patch * call.strides[1] +
                        x / patch * call.strides[2] + c * call.strides[3];
     float v = load_any(call.a, call.dtype, at);
     if (call.affine != nullptr) v = fmaf(v, call.affine[c].x, call.affine[c].y);
-    to[c0 + k] = narrow<T>(v);
+    to[k] = narrow<T>(v);
   }
 }
 
@@ -116,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void import_pictures(const Import& call, const Machine& machine) {
-  const int64_t threads = call.y.n * call.y.pixels() * ((call.y.c + 7) / 8);
+  const int64_t threads = call.y.n * call.y.pixels() * ((call.y.padded() + 7) / 8);
   const Shape3 shape = {dim3(blocks_for(threads, kThreads)), dim3(kThreads)};
   const auto kernel = call.element == Element::kF32    ? import_kernel<float>
                       : call.element == Element::kBF16 ? import_kernel<bf16>

@@ -89,8 +89,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         const uint32_t to = base + ring.stage * kStageBytes;
         barrier_wait(shared_address(&barriers.free[ring.stage]), ring.parity);
         barrier_expect(loaded, kStageBytes);
-        tma_load(to, &p.a, loaded, k * kSlab, tile.row * kRows, tile.picture);
-        tma_load(to + kABytes, &p.b, loaded, k * kSlab, tile.column * kColumns, tile.picture);
+        // Queries and keys are planar, P and the transposed values are dense.
+        const int column = kWeights ? 0 : k * kSlab, plane = kWeights ? k : 0;
+        tma_load(to, &p.a, loaded, column, tile.row * kRows, tile.picture, plane);
+        tma_load(to + kABytes, &p.b, loaded, column, tile.column * kColumns, tile.picture, plane);
         ring.next();
       }
     }
@@ -174,10 +176,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     named_barrier(g + 1, 128);
     if (thread == 0) {
       for (int half = 0; half < 2; half++) {
-        const int column = tile.column * kColumns + half * kSlab;
-        if (column < p.columns) {
-          tma_store(staging + half * kHalfBytes, &p.c, column, tile.row * kRows + g * 128,
-                    tile.picture);
+        const int plane = 2 * tile.column + half;
+        if (plane * kSlab < p.columns) {
+          tma_store(staging + half * kHalfBytes, &p.c, kWeights ? plane * kSlab : 0,
+                    tile.row * kRows + g * 128, tile.picture, kWeights ? 0 : plane);
         }
       }
       tma_commit();
@@ -198,30 +200,35 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (thread == 0) tma_wait();
 }
 
+// The pixel, in the batch, of row `row` of a call.
+__device__ __forceinline__ int64_t pixel_of(const HopperAttention& call, int64_t row) {
+  return (call.first_picture + row / call.rows) * call.q.pixels() + call.first_row +
+         row % call.rows;
+}
+
 // A warp: the bound of one row of q.
 __global__ void __launch_bounds__(256) bounds_kernel(HopperAttention call) {
   begin_grid();
   const int64_t row = int64_t{blockIdx.x} * 8 + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (row >= int64_t{call.pictures} * call.rows) return;
-  const int64_t picture = row / call.rows;
-  const T* q = static_cast<const T*>(call.q) +
-               (picture * call.tokens + call.first_row + row % call.rows) * call.stride;
+  const int64_t pixel = pixel_of(call, row);
   float squares = 0;
-  for (int c = 8 * lane; c < call.channels; c += 8 * 32) {
-    const uint4 packed = *reinterpret_cast<const uint4*>(q + c);
+  for (int c = 8 * lane; c < call.q.c; c += 8 * 32) {
+    const uint4 packed = *reinterpret_cast<const uint4*>(static_cast<const T*>(call.q.data) +
+                                                         call.q.offset(pixel, c));
     const uint32_t pairs[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const float2 v = unpack<T>(pairs[i]);
-      if (c + 2 * i < call.channels) squares = fmaf(v.x, v.x, squares);
-      if (c + 2 * i + 1 < call.channels) squares = fmaf(v.y, v.y, squares);
+      if (c + 2 * i < call.q.c) squares = fmaf(v.x, v.x, squares);
+      if (c + 2 * i + 1 < call.q.c) squares = fmaf(v.y, v.y, squares);
     }
   }
   for (int mask = 16; mask > 0; mask /= 2) squares += __shfl_xor_sync(~0u, squares, mask);
   // The products are summed in float32: 1.01 is above their rounding.
-  const float bound = 1.01f * sqrtf(squares) * __uint_as_float(call.largest[picture]);
-  if (lane == 0) call.bounds[row] = bound - kHeadroom;
+  const float largest = __uint_as_float(call.largest[call.first_picture + row / call.rows]);
+  if (lane == 0) call.bounds[row] = 1.01f * sqrtf(squares) * largest - kHeadroom;
 }
 
 // A thread: one row's sum over the tiles, in order.
@@ -250,24 +257,27 @@ __global__ void __launch_bounds__(256) rescue_kernel(HopperAttention call) {
   for (int r = 0; r < kRescueRows; r++) {
     const int64_t row = int64_t{blockIdx.x} * kRescueRows + r;
     if (row >= rows || call.scales[row] != 0) continue;  // the same for the whole block
-    const int64_t picture = row / call.rows;
-    const T* q = static_cast<const T*>(call.q) +
-                 (picture * call.tokens + call.first_row + row % call.rows) * call.stride;
-    const T* x = static_cast<const T*>(call.x) + picture * call.tokens * call.stride;
+    const T* q = static_cast<const T*>(call.q.data);
+    const T* x = static_cast<const T*>(call.x.data);
     T* p = static_cast<T*>(call.p) + row * call.pitch;
+    const int channels = call.x.c, tokens = static_cast<int>(call.x.pixels());
+    const int64_t pixel = pixel_of(call, row);
+    const int64_t first_token = (call.first_picture + row / call.rows) * int64_t{tokens};
     __syncthreads();
-    for (int c = threadIdx.x; c < call.channels; c += 256) query[c] = widen_one(q[c]);
+    for (int c = threadIdx.x; c < channels; c += 256) {
+      query[c] = widen_one(q[call.q.offset(pixel, c)]);
+    }
     __syncthreads();
     const auto score = [&](int token) {
       float sum = 0;
-      for (int c = lane; c < call.channels; c += 32) {
-        sum = fmaf(query[c], widen_one(x[token * call.stride + c]), sum);
+      for (int c = lane; c < channels; c += 32) {
+        sum = fmaf(query[c], widen_one(x[call.x.offset(first_token + token, c)]), sum);
       }
       for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
       return sum;
     };
     float largest = -INFINITY, total = 0;
-    for (int token = warp; token < call.tokens; token += 8) {
+    for (int token = warp; token < tokens; token += 8) {
       const float s = score(token), higher = fmaxf(largest, s);
       total = total * exp2f(largest - higher) + exp2f(s - higher);
       largest = higher;
@@ -283,7 +293,7 @@ __global__ void __launch_bounds__(256) rescue_kernel(HopperAttention call) {
     for (int w = 0; w < 8; w++) {
       if (totals[w] > 0) total += totals[w] * exp2f(maxima[w] - top);
     }
-    for (int token = warp; token < call.tokens; token += 8) {
+    for (int token = warp; token < tokens; token += 8) {
       const float s = score(token);
       if (lane == 0) p[token] = narrow<T>(exp2f(s - top));
     }
@@ -309,21 +319,25 @@ void hopper_attention(const HopperAttention& call, const Machine& machine) {
   launch("attention_bounds", bounds_kernel, {dim3(blocks_for(rows, 8)), dim3(256)}, machine, call);
 
   const Element e = Element::kBF16;
-  void* q = static_cast<T*>(call.q) + int64_t{call.first_row} * call.stride;
-  const int64_t picture = int64_t{call.tokens} * call.stride;
+  const int tokens = static_cast<int>(call.x.pixels()), channels = call.x.c;
+  const auto queries = [&](int box_rows) {
+    return token_map(e, call.q, call.first_picture, call.pictures, call.first_row, call.rows,
+                     box_rows);
+  };
+  const auto p_map = [&](int box_rows) {
+    return matrix_map(e, call.p, call.pictures, int64_t{call.rows} * call.pitch, call.rows, tokens,
+                      call.pitch, box_rows);
+  };
   Kernel weights = {};
-  weights.a =
-      matrix_map(e, q, call.pictures, picture, call.rows, call.channels, call.stride, kRows);
-  weights.b = matrix_map(e, call.x, call.pictures, picture, call.tokens, call.channels, call.stride,
-                         kColumns);
-  weights.c = matrix_map(e, call.p, call.pictures, int64_t{call.rows} * call.pitch, call.rows,
-                         call.tokens, call.pitch, 128);
+  weights.a = queries(kRows);
+  weights.b = token_map(e, call.x, call.first_picture, call.pictures, 0, tokens, kColumns);
+  weights.c = p_map(128);
   weights.pictures = call.pictures;
   weights.rows = call.rows;
-  weights.columns = call.tokens;
-  weights.depth = call.channels;
+  weights.columns = tokens;
+  weights.depth = channels;
   weights.tiles_down = tiles_along(call.rows, kRows);
-  weights.tiles_across = tiles_along(call.tokens, kColumns);
+  weights.tiles_across = tiles_along(tokens, kColumns);
   weights.row_values = call.bounds;
   weights.sums = call.sums;
   launch_product<true>("attention_weights", weights, machine);
@@ -332,21 +346,20 @@ void hopper_attention(const HopperAttention& call, const Machine& machine) {
          weights.tiles_across);
 
   launch("attention_rescue", rescue_kernel,
-         {dim3(blocks_for(rows, kRescueRows)), dim3(256), sizeof(float) * call.channels}, machine,
-         call);
+         {dim3(blocks_for(rows, kRescueRows)), dim3(256), sizeof(float) * call.x.c}, machine, call);
 
   Kernel values = {};
-  values.a = matrix_map(e, call.p, call.pictures, int64_t{call.rows} * call.pitch, call.rows,
-                        call.tokens, call.pitch, kRows);
-  values.b = matrix_map(e, call.transposed, call.pictures, int64_t{call.channels} * call.pitch,
-                        call.channels, call.tokens, call.pitch, kColumns);
-  values.c = matrix_map(e, q, call.pictures, picture, call.rows, call.channels, call.stride, 128);
+  const int64_t transposed = int64_t{channels} * call.pitch;
+  values.a = p_map(kRows);
+  values.b = matrix_map(e, static_cast<const T*>(call.transposed) + call.first_picture * transposed,
+                        call.pictures, transposed, channels, tokens, call.pitch, kColumns);
+  values.c = queries(128);
   values.pictures = call.pictures;
   values.rows = call.rows;
-  values.columns = call.channels;
-  values.depth = call.tokens;
+  values.columns = channels;
+  values.depth = tokens;
   values.tiles_down = tiles_along(call.rows, kRows);
-  values.tiles_across = tiles_along(call.channels, kColumns);
+  values.tiles_across = tiles_along(channels, kColumns);
   values.row_values = call.scales;
   launch_product<false>("attention_values", values, machine);
 }

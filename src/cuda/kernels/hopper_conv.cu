@@ -15,6 +15,8 @@
 // cycle.
 #include <cuda.h>
 
+#include <algorithm>
+
 #include "core/cat.h"
 #include "cuda/kernels/launch.cuh"
 #include "cuda/kernels/moments.cuh"
@@ -55,15 +57,16 @@ struct Kernel {
   Partials stats;
 };
 
-// Which tile number `t` is: column tiles change fastest, so that blocks that run together read the
-// same pixels from L2.
+// Which tile a block has of group `t`: the blocks of a cluster have neighbouring tiles of pixels
+// and the same channels. Column tiles change fastest, so that blocks that run together read the
+// same pixels from L2. Beyond the last picture a tile reads zeros and writes nothing.
 struct TileIndex {
   int x, y, picture, phase, column;
 
-  __device__ TileIndex(const Kernel& p, int t) {
+  __device__ TileIndex(const Kernel& p, int t, int cluster, int rank) {
     const int columns = p.column_tiles * output_phases(p.mode);
     const int nt = t % columns;
-    int rest = t / columns;
+    int rest = t / columns * cluster + rank;
     phase = nt / p.column_tiles;
     column = nt - phase * p.column_tiles;
     x = rest % p.tiles_x;
@@ -193,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     for (int i = 0; i < kWeightStages; i++) {
       barrier_init(address(barriers.weights_loaded[i]), 1);
-      barrier_init(address(barriers.weights_free[i]), 8);
+      barrier_init(address(barriers.weights_free[i]), 8 * (kStaged ? kHopperCluster : 1));
     }
     for (int i = 0; i < 2; i++) {
       barrier_init(address(barriers.residual_loaded[i]), 1);
@@ -203,12 +206,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     tma_prefetch_map(&p.weights);
     tma_prefetch_map(&p.x[0]);
   }
-  __syncthreads();
+  if constexpr (kStaged) {
+    cluster_barrier();
+  } else {
+    __syncthreads();
+  }
   let_next_grid_start();
 
   const int group = threadIdx.x >> 7;
   const int columns = p.column_tiles * output_phases(p.mode);
-  const int tiles = p.pictures * p.tiles_y * p.tiles_x * columns;
+  constexpr int kCluster = kStaged ? kHopperCluster : 1;
+  const int rank = kCluster > 1 ? cluster_rank() : 0;
+  const int first = blockIdx.x / kCluster, step = gridDim.x / kCluster;
+  const int groups = (p.pictures * p.tiles_y * p.tiles_x + kCluster - 1) / kCluster * columns;
   const int main_slabs = p.slabs * input_phases(p.mode), slabs = main_slabs + p.shortcut_slabs;
   const int side = kTile + box_margin(p.mode);
 
@@ -218,21 +228,28 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp == 0 && lane == 0) {  // weights: they depend on no other grid
       const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
       Ring<kWeightStages> ring(1);
-      for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+      for (int t = first; t < groups; t += step) {
         int row = (t % columns) * kColumns;
         for (int k = 0; k < blocks; k++, row += p.weight_rows) {
           const uint32_t loaded = address(barriers.weights_loaded[ring.stage]);
           barrier_wait(address(barriers.weights_free[ring.stage]), ring.parity);
           barrier_expect(loaded, L::kWeightBytes);
-          tma_load(weights + ring.stage * L::kWeightBytes, &p.weights, loaded, 0, row);
+          const uint32_t to = weights + ring.stage * L::kWeightBytes;
+          if constexpr (kCluster > 1) {
+            constexpr int kPart = kColumns / kCluster;
+            tma_load_all(to + rank * kPart * 128, &p.weights, loaded, (1 << kCluster) - 1, 0,
+                         row + rank * kPart);
+          } else {
+            tma_load(to, &p.weights, loaded, 0, row);
+          }
           ring.next();
         }
       }
     } else if (warp == 1 && lane == 0) {  // boxes of the input
       wait_for_previous_grid();
       Ring<kInputStages> ring(1);
-      for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-        const TileIndex tile(p, t);
+      for (int t = first; t < groups; t += step) {
+        const TileIndex tile(p, t, kCluster, rank);
         const int x = tile.x * kTile, y = tile.y * kTile, origin = box_origin(p.mode);
         for (int s = 0; s < slabs; s++) {
           const uint32_t loaded = address(barriers.loaded[ring.stage]);
@@ -241,11 +258,11 @@ __global__ void __launch_bounds__(kThreads, 1)
           if (s < main_slabs) {
             const int phase = s / p.slabs;
             barrier_expect(loaded, side * side * 128);
-            tma_load(to, &p.x[phase], loaded, (s - phase * p.slabs) * kSlab, x + origin, y + origin,
-                     tile.picture);
+            tma_load(to, &p.x[phase], loaded, 0, x + origin, y + origin, tile.picture,
+                     s - phase * p.slabs);
           } else {
             barrier_expect(loaded, kTile * kTile * 128);
-            tma_load(to, &p.shortcut, loaded, (s - main_slabs) * kSlab, x, y, tile.picture);
+            tma_load(to, &p.shortcut, loaded, 0, x, y, tile.picture, s - main_slabs);
           }
           ring.next();
         }
@@ -253,17 +270,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else if (kStaged && warp == 2 && lane == 0 && p.has_residual) {  // into the staged output
       wait_for_previous_grid();
       uint32_t parity = 1;
-      for (int t = blockIdx.x; t < tiles; t += gridDim.x, parity ^= 1) {
-        const TileIndex tile(p, t);
+      for (int t = first; t < groups; t += step, parity ^= 1) {
+        const TileIndex tile(p, t, kCluster, rank);
         for (int g = 0; g < 2; g++) {
           const uint32_t loaded = address(barriers.residual_loaded[g]);
-          const int channel = tile.column * kColumns;
-          const int halves = p.channels - channel > kSlab ? 2 : 1;
+          const int plane = 2 * tile.column;
+          const int halves = p.channels > (plane + 1) * kSlab ? 2 : 1;
           barrier_wait(address(barriers.staging_free[g]), parity);
           barrier_expect(loaded, halves * kHalfBytes);
           for (int h = 0; h < halves; h++) {
-            tma_load(base + L::kStaging + (2 * g + h) * kHalfBytes, &p.residual, loaded,
-                     channel + h * kSlab, tile.x * kTile, tile.y * kTile + 8 * g, tile.picture);
+            tma_load(base + L::kStaging + (2 * g + h) * kHalfBytes, &p.residual, loaded, 0,
+                     tile.x * kTile, tile.y * kTile + 8 * g, tile.picture, plane + h);
           }
         }
       }
@@ -273,8 +290,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if constexpr (kNorm) {
       wait_for_previous_grid();
       Ring<kInputStages> ring(0);
-      for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-        const TileIndex tile(p, t);
+      for (int t = first; t < groups; t += step) {
+        const TileIndex tile(p, t, kCluster, rank);
         const int origin = box_origin(p.mode);
         for (int s = 0; s < slabs; s++) {
           const uint32_t loaded = address(barriers.loaded[ring.stage]);
@@ -284,7 +301,8 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int height = halved ? (p.in_height - (phase >> 1) + 1) / 2 : p.in_height;
             const int width = halved ? (p.in_width - (phase & 1) + 1) / 2 : p.in_width;
             activate_slab<T>(stages + ring.stage * kStageBytes,
-                             p.affine.data + int64_t{tile.picture} * p.affine.stride +
+                             p.affine.data +
+                                 int64_t{min(tile.picture, p.pictures - 1)} * p.affine.stride +
                                  (s - phase * p.slabs) * kSlab,
                              side, tile.y * kTile + origin, tile.x * kTile + origin, height, width,
                              loaded, ring.parity);
@@ -312,8 +330,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     uint32_t residual_parity = 0;
     bool staged = false;
     int next_picture = 0;
-    for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-      const TileIndex tile(p, t);
+    const auto free_weights = [&](int stage) {
+      for (int r = 0; r < kCluster; r++) {
+        if constexpr (kCluster > 1) {
+          barrier_arrive_at(address(barriers.weights_free[stage]), r);
+        } else {
+          barrier_arrive(address(barriers.weights_free[stage]));
+        }
+      }
+    };
+    for (int t = first; t < groups; t += step) {
+      const TileIndex tile(p, t, kCluster, rank);
       int used_input = -1, used_weight = -1, add = 0, block = 0;
       const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
       for (int s = 0; s < slabs; s++) {
@@ -348,7 +375,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             wgmma_commit();
             wgmma_wait<1>();  // the block before this one is done
             if (lane == 0) {
-              if (used_weight >= 0) barrier_arrive(address(barriers.weights_free[used_weight]));
+              if (used_weight >= 0) free_weights(used_weight);
               if (used_input >= 0) barrier_arrive(address(barriers.input_free[used_input]));
             }
             used_input = -1;
@@ -367,7 +394,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       wgmma_wait<0>();
       if (lane == 0) {
-        barrier_arrive(address(barriers.weights_free[used_weight]));
+        free_weights(used_weight);
         barrier_arrive(address(barriers.input_free[used_input]));
       }
 
@@ -403,7 +430,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const int m = i >> 1, h = i & 1;
-          inside[i] = first_y + h < p.height && first_x + 8 * m < p.width;
+          inside[i] =
+              first_y + h < p.height && first_x + 8 * m < p.width && tile.picture < p.pictures;
           count += inside[i] ? 2.0f : 0.0f;
           at[i] = staging + ((2 * warp + h) * kTile + 8 * m + row8) * 128 + quad * 4;
         }
@@ -451,10 +479,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         named_barrier(g + 1, 128);
         if (thread == 0) {
           for (int h = 0; h < 2; h++) {
-            const int channel = tile.column * kColumns + h * kSlab;
-            if (channel < p.channels) {
-              tma_store(staging + h * kHalfBytes, &p.y[tile.phase], channel, tile.x * kTile,
-                        tile.y * kTile + 8 * g, tile.picture);
+            const int plane = 2 * tile.column + h;
+            if (plane * kSlab < p.channels) {
+              tma_store(staging + h * kHalfBytes, &p.y[tile.phase], 0, tile.x * kTile,
+                        tile.y * kTile + 8 * g, tile.picture, plane);
             }
           }
           tma_commit();
@@ -469,7 +497,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           }
           if (lane == 0) moments.count_of_warp[g][warp] = count;
           named_barrier(g + 1, 128);
-          if (thread < kUnits) {
+          if (thread < kUnits && tile.picture < p.pictures) {
             for (; next_picture < tile.picture; next_picture++) {
               flush_moments(p, moments, g, thread, next_picture);
             }
@@ -493,15 +521,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (thread == 0) tma_wait();
     }
   }
+  // No block may leave while others still write to its shared memory.
+  __syncwarp();
+  if constexpr (kStaged) cluster_barrier();
 }
 
-int grid_size(const Kernel& p, const Machine& machine) {
-  const int64_t tiles =
-      int64_t{p.pictures} * p.tiles_y * p.tiles_x * p.column_tiles * output_phases(p.mode);
-  if (tiles > INT32_MAX) {
-    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", tiles, " tiles");
-  }
-  return tiles < machine.processors ? static_cast<int>(tiles) : machine.processors;
+int64_t groups_of(const Kernel& p, int cluster) {
+  const int64_t tiles = int64_t{p.pictures} * p.tiles_y * p.tiles_x;
+  return (tiles + cluster - 1) / cluster * p.column_tiles * output_phases(p.mode);
 }
 
 Kernel describe(const Conv& conv) {
@@ -531,8 +558,15 @@ Kernel describe(const Conv& conv) {
 
 template <class T, int kColumns, bool kNorm, int kSteps>
 void launch_kernel(const Kernel& p, const Machine& machine) {
-  const Shape3 shape = {dim3(static_cast<unsigned>(grid_size(p, machine))), dim3(kThreads),
-                        Layout<kColumns>::kBytes};
+  const int cluster = hopper_cluster(kColumns);
+  const int64_t groups = groups_of(p, cluster);
+  if (groups > INT32_MAX / cluster) {
+    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", groups,
+         " groups of tiles");
+  }
+  const int64_t blocks = cluster * std::min<int64_t>(groups, machine.processors / cluster);
+  const Shape3 shape = {dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
+                        Layout<kColumns>::kBytes, static_cast<unsigned>(cluster)};
   launch("hopper_conv", hopper_conv_kernel<T, kColumns, kNorm, kSteps>, shape, machine, p);
 }
 
@@ -572,18 +606,15 @@ void hopper_conv(const Conv& conv, const Machine& machine) {
   }
   if (conv.shortcut) p.shortcut = picture_map(e, conv.shortcut, kTile, kTile);
   const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
-  p.weights = weight_map(e, conv.weights, int64_t{blocks} * p.weight_rows, conv.row_tile);
+  p.weights = weight_map(e, conv.weights, int64_t{blocks} * p.weight_rows,
+                         conv.row_tile / hopper_cluster(conv.row_tile));
   if (!p.to_store) {
     for (int i = 0; i < output_phases(p.mode); i++) {
       p.y[i] = picture_map(e, conv.y, kTile, 8, p.mode == Mode::kUp ? i : -1);
     }
     if (conv.residual) p.residual = picture_map(e, conv.residual, kTile, 8);
     // Half a slab of a 3x3: 4 of 9 taps.
-    p.stagger =
-        int64_t{p.pictures} * p.tiles_x * p.tiles_y * p.column_tiles * output_phases(p.mode) >=
-                2 * int64_t{machine.processors}
-            ? 4000
-            : 0;
+    p.stagger = groups_of(p, kHopperCluster) >= machine.processors ? 4000 : 0;
   }
   const bool few_channels = conv.x.c <= 16 && (!conv.shortcut || conv.shortcut.c <= 16);
   if (e == Element::kF16) {

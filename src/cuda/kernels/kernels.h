@@ -22,15 +22,26 @@ struct Machine {
   cudaStream_t stream = nullptr;
 };
 
-// An activation in device memory: (b, y, x, c) at data + ((b h + y) w + x) stride + c, stride a
-// multiple of 8 elements where the type has 2 bytes.
+// An activation in device memory, pixel p = (b h + y) w + x.
+// - Dense: channel c at p stride + c.
+// - Planar, for the kernels of sm_90a: planes of 64 channels, channel c at (c / 64 (n h w) + p)
+//   stride + c % 64. A box of a slab is then dense rows, and what has fewer channels can take the
+//   memory of the first planes of what has more. Channels beyond the last are zeros where c > 64.
+// `stride` is a multiple of 8 where the type has 2 bytes.
 struct Pictures {
   void* data = nullptr;
   int n = 0, h = 0, w = 0, c = 0;
   int64_t stride = 0;
+  bool planar = false;
 
   CALOTYPE_HD explicit operator bool() const { return data != nullptr; }
   CALOTYPE_HD int64_t pixels() const { return int64_t{h} * w; }
+  // Channels that are there to be read, zeros beyond c included.
+  CALOTYPE_HD int padded() const { return planar && c > kSlab ? slabs_of(c) * kSlab : c; }
+  CALOTYPE_HD int64_t offset(int64_t pixel, int channel) const {
+    if (!planar) return pixel * stride + channel;
+    return (channel / kSlab * (n * pixels()) + pixel) * stride + channel % kSlab;
+  }
 };
 
 // Where results go that leave the network: any dtype of DeviceArray, any strides (b, y, x, c).
@@ -143,17 +154,17 @@ void softmax(const Softmax& call, const Machine& machine);
 // unless its largest score is some 190 below the bound; such rows are computed once more, slowly
 // and exactly. (f16 has no such range.)
 struct HopperAttention {
-  int pictures = 0, tokens = 0, channels = 0;
-  int first_row = 0, rows = 0;       // of the queries; all, where there are several pictures
-  const void* x = nullptr;           // [pictures][tokens][stride]: keys
-  const void* transposed = nullptr;  // [pictures][channels][pitch]: values
-  void* q = nullptr;                 // [pictures][tokens][stride]: queries in, results out
-  int64_t stride = 0, pitch = 0;
+  Pictures x;                        // planar: keys
+  Pictures q;                        // planar: queries in, results out
+  const void* transposed = nullptr;  // [n][channels][pitch]: values
+  int64_t pitch = 0;
+  // Which pictures, and which queries of them; all, where there are several pictures.
+  int first_picture = 0, pictures = 0, first_row = 0, rows = 0;
   void* p = nullptr;                  // [pictures][rows][pitch]
   float* sums = nullptr;              // [tokens / 128][pictures * rows]
   float* bounds = nullptr;            // [pictures * rows]
   float* scales = nullptr;            // [pictures * rows]
-  const unsigned* largest = nullptr;  // [pictures], see ApplyNorm
+  const unsigned* largest = nullptr;  // [n], see ApplyNorm
 };
 void hopper_attention(const HopperAttention& call, const Machine& machine);
 

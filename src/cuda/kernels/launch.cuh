@@ -30,6 +30,7 @@ __device__ __forceinline__ void begin_grid() {
 struct Shape3 {
   dim3 grid, block;
   size_t shared = 0;
+  unsigned cluster = 1;  // blocks, along x
 };
 
 template <class... Parameters, class... Arguments>
@@ -46,11 +47,19 @@ void launch(const char* name, void (*kernel)(Parameters...), const Shape3& shape
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared;
   config.stream = machine.stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = machine.overlap ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (machine.overlap) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = shape.cluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
   check(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...),
         "launch", name);
 }

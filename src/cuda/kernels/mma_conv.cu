@@ -75,15 +75,15 @@ __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
 
 template <class T>
 __device__ void load_box(const Box& box, uint32_t to) {
-  const T* from =
-      static_cast<const T*>(box.from->data) + blockIdx.y * box.from->pixels() * box.from->stride;
+  const T* from = static_cast<const T*>(box.from->data);
+  const int64_t before = blockIdx.y * box.from->pixels();
   const int chunk = threadIdx.x & 7, c = box.first_channel + chunk * 8;
   const int bytes = bytes_left(c, box.from->c);
   for (int pixel = threadIdx.x >> 3; pixel < box.h * box.w; pixel += kThreads / 8) {
     const int row = pixel / box.w;
     const int64_t at = box.pixel(row, pixel - row * box.w);
     const bool there = at >= 0 && bytes > 0;
-    copy_async(to + swizzled(pixel, chunk), there ? from + at * box.from->stride + c : from,
+    copy_async(to + swizzled(pixel, chunk), there ? from + box.from->offset(before + at, c) : from,
                there ? bytes : 0);
   }
 }
@@ -271,9 +271,8 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
         v1 += bias.y;
         if (p.residual && at[i][h] >= 0 && c < p.y.c) {
           // Both channels are there: strides are multiples of 8.
-          const float2 r = unpack<T>(
-              *reinterpret_cast<const uint32_t*>(static_cast<const T*>(p.residual.data) +
-                                                 (picture + at[i][h]) * p.residual.stride + c));
+          const float2 r = unpack<T>(*reinterpret_cast<const uint32_t*>(
+              static_cast<const T*>(p.residual.data) + p.residual.offset(picture + at[i][h], c)));
           v0 += r.x;
           v1 += r.y;
         }
@@ -310,13 +309,13 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
     const int row = i / (kColumns / 8), in_tile = i % (kColumns / 8) * 8;
     const int c = tile.column * kColumns + in_tile;
     const int64_t pixel = output_pixel(p, tile, row / kTileW, row % kTileW);
-    if (pixel < 0 || c >= p.y.c) continue;
-    T* to = static_cast<T*>(p.y.data) + (picture + pixel) * p.y.stride + c;
+    if (pixel < 0 || c >= p.y.padded()) continue;  // weights and bias are zeros beyond y.c
+    T* to = static_cast<T*>(p.y.data) + p.y.offset(picture + pixel, c);
     const T* from = staged + row * L::kPitch + in_tile;
-    if (c + 8 <= p.y.c) {
+    if (c + 8 <= p.y.padded()) {
       *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
     } else {
-      for (int k = 0; c + k < p.y.c; k++) to[k] = from[k];
+      for (int k = 0; c + k < p.y.padded(); k++) to[k] = from[k];
     }
   }
 }

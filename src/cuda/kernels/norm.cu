@@ -19,15 +19,16 @@ __global__ void __launch_bounds__(kThreads)
   const int width = min(x.c, kThreads), lane_count = kThreads / width;
   const int column = threadIdx.x % width, lane = threadIdx.x / width;
   const int64_t first = blockIdx.x * share, last = min(first + share, x.pixels());
-  const T* picture = static_cast<const T*>(x.data) + blockIdx.y * x.pixels() * x.stride;
+  const T* data = static_cast<const T*>(x.data);
+  const int64_t before = blockIdx.y * x.pixels();
   for (int c0 = 0; c0 < x.c; c0 += width) {
     const int c = c0 + column;
     Moments m = {0, 0, 0};
     if (lane < lane_count && c < x.c && first + lane < last) {
-      const float shift = widen_one(picture[(first + lane) * x.stride + c]);
+      const float shift = widen_one(data[x.offset(before + first + lane, c)]);
       float sum = 0, squares = 0;
       for (int64_t p = first + lane; p < last; p += lane_count) {
-        const float d = widen_one(picture[p * x.stride + c]) - shift;
+        const float d = widen_one(data[x.offset(before + p, c)]) - shift;
         sum += d;
         squares = fmaf(d, d, squares);
         m.count += 1;
@@ -99,11 +100,11 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kApplyPixels = 32, kApplyChannels = 64;
 
-// Eight channels from `c` on; zero beyond the last.
+// Eight values, channels `c` and on; zero beyond the last.
 template <class T>
 __device__ __forceinline__ void load8(const T* from, int c, int channels, float (&v)[8]) {
   if constexpr (sizeof(T) == 2) {
-    const uint4 packed = *reinterpret_cast<const uint4*>(from + c);
+    const uint4 packed = *reinterpret_cast<const uint4*>(from);
     const uint32_t pairs[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -113,12 +114,12 @@ __device__ __forceinline__ void load8(const T* from, int c, int channels, float 
     }
   } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = c + i < channels ? from[c + i] : 0;
+    for (int i = 0; i < 8; i++) v[i] = c + i < channels ? from[i] : 0;
   }
 }
 
 // Block (32 pixels, picture), slabs of 64 channels one after the other; each thread has eight
-// channels of one pixel.
+// channels of one pixel. Values of 2 bytes are written to whole chunks of eight, zeros beyond c.
 template <class T>
 __global__ void __launch_bounds__(kThreads) apply_norm_kernel(ApplyNorm call) {
   begin_grid();
@@ -127,15 +128,15 @@ __global__ void __launch_bounds__(kThreads) apply_norm_kernel(ApplyNorm call) {
   const int picture = blockIdx.y, pixel = threadIdx.x / 8, chunk = threadIdx.x % 8;
   const int64_t first = int64_t{blockIdx.x} * kApplyPixels, at = first + pixel;
   const bool inside = at < x.pixels();
-  const T* from = static_cast<const T*>(x.data) + (picture * x.pixels() + at) * x.stride;
-  T* to = static_cast<T*>(call.y.data) + (picture * x.pixels() + at) * call.y.stride;
+  const int64_t in_batch = picture * x.pixels() + at;
   const float2* affine = call.affine.data + int64_t{picture} * call.affine.stride;
   float squares = 0;
   for (int c0 = 0; c0 < x.c; c0 += kApplyChannels) {
     const int c = c0 + chunk * 8;
     float v[8] = {};
-    if (inside && c < x.c) {
-      load8(from, c, x.c, v);
+    if (inside && c < call.y.padded()) {
+      T* to = static_cast<T*>(call.y.data) + call.y.offset(in_batch, c);
+      if (c < x.c) load8(static_cast<const T*>(x.data) + x.offset(in_batch, c), c, x.c, v);
 #pragma unroll
       for (int i = 0; i < 8; i++) {
         if (c + i >= x.c) continue;
@@ -143,11 +144,11 @@ __global__ void __launch_bounds__(kThreads) apply_norm_kernel(ApplyNorm call) {
         const T rounded = narrow<T>(fmaf(v[i], f.x, f.y));
         v[i] = widen_one(rounded);
         squares = fmaf(v[i], v[i], squares);
-        if constexpr (sizeof(T) == 4) to[c + i] = rounded;
+        if constexpr (sizeof(T) == 4) to[i] = rounded;
       }
       if constexpr (sizeof(T) == 2) {
-        *reinterpret_cast<uint4*>(to + c) = make_uint4(pack<T>(v[0], v[1]), pack<T>(v[2], v[3]),
-                                                       pack<T>(v[4], v[5]), pack<T>(v[6], v[7]));
+        *reinterpret_cast<uint4*>(to) = make_uint4(pack<T>(v[0], v[1]), pack<T>(v[2], v[3]),
+                                                   pack<T>(v[4], v[5]), pack<T>(v[6], v[7]));
       }
     }
     if (call.transposed == nullptr) continue;

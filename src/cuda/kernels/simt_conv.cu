@@ -14,8 +14,8 @@ constexpr int kPitch = kSlab + 4;
 constexpr size_t kBytes = sizeof(float) * kPitch * (kBoxPixels + kColumns);
 
 __device__ void load_box(const Portable& p, const Box& box, bool is_main, float* to) {
-  const float* from = static_cast<const float*>(box.from->data) +
-                      blockIdx.y * box.from->pixels() * box.from->stride;
+  const float* from = static_cast<const float*>(box.from->data);
+  const int64_t before = blockIdx.y * box.from->pixels();
   const float2* affine = p.affine.data + int64_t{blockIdx.y} * p.affine.stride;
   const bool norm = is_main && p.affine;
   for (int i = threadIdx.x; i < box.h * box.w * kSlab; i += kThreads) {
@@ -23,7 +23,7 @@ __device__ void load_box(const Portable& p, const Box& box, bool is_main, float*
     const int64_t at = box.pixel(row, pixel - row * box.w);
     float v = 0;
     if (at >= 0 && c < box.from->c) {
-      v = from[at * box.from->stride + c];
+      v = from[box.from->offset(before + at, c)];
       if (norm) v = silu(fmaf(v, affine[c].x, affine[c].y));
     }
     to[pixel * kPitch + i % kSlab] = v;
@@ -93,10 +93,10 @@ __global__ void __launch_bounds__(kThreads) simt_conv_kernel(Portable p) {
       if (c >= p.y.c) continue;
       float v = sums[i][j] + (p.bias != nullptr ? p.bias[c] : 0);
       if (p.residual) {
-        v += static_cast<const float*>(p.residual.data)[(picture + at) * p.residual.stride + c];
+        v += static_cast<const float*>(p.residual.data)[p.residual.offset(picture + at, c)];
       }
       if (p.y) {
-        static_cast<float*>(p.y.data)[(picture + at) * p.y.stride + c] = v;
+        static_cast<float*>(p.y.data)[p.y.offset(picture + at, c)] = v;
       } else {
         store_pixel(p, at, c, v);
       }

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "core/cat.h"
 #include "cuda/check.h"
 
@@ -56,11 +58,12 @@ CUtensorMap picture_map(Element element, const Pictures& p, int box_w, int box_h
   const char* first = static_cast<const char*>(p.data) + (py * int64_t{p.w} + px) * pixel;
   // A phase without pixels (a picture one pixel high) is never read inside: one pixel stands for
   // it, out of reach of every box.
-  const cuuint64_t sizes[4] = {u64(p.c), u64(w < 1 ? 1 : w), u64(h < 1 ? 1 : h), u64(p.n)};
-  const cuuint64_t strides[3] = {u64(step * pixel), u64(step * p.w * pixel),
-                                 u64(p.pixels() * pixel)};
-  const cuuint32_t box[4] = {kSlab, static_cast<cuuint32_t>(box_w), static_cast<cuuint32_t>(box_h),
-                             1};
+  const cuuint64_t sizes[5] = {u64(std::min(p.c, kSlab)), u64(w < 1 ? 1 : w), u64(h < 1 ? 1 : h),
+                               u64(p.n), u64(slabs_of(p.c))};
+  const cuuint64_t strides[4] = {u64(step * pixel), u64(step * p.w * pixel),
+                                 u64(p.pixels() * pixel), u64(p.n * p.pixels() * pixel)};
+  const cuuint32_t box[5] = {kSlab, static_cast<cuuint32_t>(box_w), static_cast<cuuint32_t>(box_h),
+                             1, 1};
   return encode(element, first, sizes, strides, box);
 }
 
@@ -73,10 +76,22 @@ CUtensorMap weight_map(Element element, const void* data, int64_t rows, int box_
 
 CUtensorMap matrix_map(Element element, const void* data, int64_t n, int64_t n_pitch, int64_t rows,
                        int64_t columns, int64_t pitch, int box_rows) {
-  const cuuint64_t sizes[3] = {u64(columns), u64(rows), u64(n)};
-  const cuuint64_t strides[2] = {u64(2 * pitch), u64(2 * n_pitch)};
-  const cuuint32_t box[3] = {kSlab, static_cast<cuuint32_t>(box_rows), 1};
+  const cuuint64_t sizes[4] = {u64(columns), u64(rows), u64(n), 1};
+  const cuuint64_t strides[3] = {u64(2 * pitch), u64(2 * n_pitch), u64(2 * n * n_pitch)};
+  const cuuint32_t box[4] = {kSlab, static_cast<cuuint32_t>(box_rows), 1, 1};
   return encode(element, data, sizes, strides, box);
+}
+
+CUtensorMap token_map(Element element, const Pictures& p, int first_picture, int count,
+                      int64_t first_row, int64_t rows, int box_rows) {
+  const int64_t pixel = 2 * p.stride, picture = p.pixels() * pixel;
+  const char* first =
+      static_cast<const char*>(p.data) + first_picture * picture + first_row * pixel;
+  const cuuint64_t sizes[4] = {u64(std::min(p.c, kSlab)), u64(rows), u64(count),
+                               u64(slabs_of(p.c))};
+  const cuuint64_t strides[3] = {u64(pixel), u64(picture), u64(p.n * picture)};
+  const cuuint32_t box[4] = {kSlab, static_cast<cuuint32_t>(box_rows), 1, 1};
+  return encode(element, first, sizes, strides, box);
 }
 
 }  // namespace calotype::cuda
