@@ -14,7 +14,9 @@ Model model_from_tensors(std::map<std::string, TensorView> tensors,
   found.tensors = std::move(tensors);
   found.config = std::move(config_json);
   found.storage = std::move(storage);
-  return make_model(std::move(found), options);
+  Model model = make_model(std::move(found), options);
+  model.mapped = false;  // no file would give the pages back
+  return model;
 }
 
 }  // namespace calotype
