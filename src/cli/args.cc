@@ -74,6 +74,19 @@ std::optional<std::array<float, 3>> parse_colour(const std::string& text) {
   return colour;
 }
 
+// Throws Error(kInvalidArgument) where the library could not read its environment variables.
+void check_environment() {
+  if (std::getenv("CALOTYPE_SIMD") != nullptr) {
+    try {
+      cpu_simd_target();
+    } catch (const Error& error) {
+      throw Error(ErrorCode::kInvalidArgument, error.what());
+    }
+  }
+  const char* memory = std::getenv("CALOTYPE_MEMORY");
+  if (memory != nullptr && *memory != '\0') parse_memory_size(memory);
+}
+
 CLI::Validator check_that(bool (*good)(const std::string&), const std::string& expected) {
   return {[good, expected](std::string& text) {
             return good(text) ? std::string() : text + " is not " + expected;
@@ -150,6 +163,11 @@ void ModelArgs::add(CLI::App& app) {
 }
 
 AutoencoderKL ModelArgs::load() const {
+  if (only_family()) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "--family " + family + " says what the file of --model is, and there is no --model");
+  }
   return AutoencoderKL::load(model == kEmbedded ? "" : model, {.family = family, .verify = verify});
 }
 
@@ -163,6 +181,16 @@ void RunArgs::add(CLI::App& app) {
       ->group("Computing");
   add_number(app, "--threads", threads, 1, kMostThreads, "Default: all that the process may use")
       ->group("Computing");
+  app.add_option("--memory", memory,
+                 "Peak memory of the job: 1.3G, 700M or bytes (default:\n"
+                 "$CALOTYPE_MEMORY, else three quarters of what is free)")
+      ->type_name("SIZE")
+      ->group("Computing");
+  app.add_option("--scratch", scratch,
+                 "Where what does not fit is spilled to (default: $TMPDIR, else\n"
+                 "/var/tmp)")
+      ->type_name("DIR")
+      ->group("Computing");
 }
 
 RunOptions RunArgs::options() const {
@@ -174,13 +202,9 @@ RunOptions RunArgs::options() const {
   }
   if (!precision.empty()) options.precision = kPrecisions.at(precision);
   options.threads = static_cast<int>(threads);
-  if (std::getenv("CALOTYPE_SIMD") != nullptr) {
-    try {
-      cpu_simd_target();
-    } catch (const Error& error) {
-      throw Error(ErrorCode::kInvalidArgument, error.what());
-    }
-  }
+  if (!memory.empty()) options.memory = parse_memory_size(memory);
+  options.scratch = scratch;
+  check_environment();
   return options;
 }
 

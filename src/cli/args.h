@@ -45,6 +45,9 @@ struct ModelArgs {
   bool verify = false;
 
   void add(CLI::App& app);
+  // --family without --model: a family's config is wanted, not a model.
+  bool only_family() const { return model.empty() && !family.empty(); }
+  // Refuses only_family().
   AutoencoderKL load() const;
   std::string name() const { return model.empty() ? kEmbedded : model; }
 };
@@ -53,9 +56,10 @@ struct ModelArgs {
 struct RunArgs {
   std::string backend, precision;  // empty: what the library takes
   int64_t threads = 0;             // 0: not given
+  std::string memory, scratch;
 
   void add(CLI::App& app);
-  // Also checks the environment variable CALOTYPE_SIMD: a bad one is wrong usage.
+  // Also checks the environment variables that the library reads: a bad one is wrong usage.
   RunOptions options() const;
 };
 

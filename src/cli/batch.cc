@@ -1,6 +1,9 @@
 #include "cli/batch.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "calotype/autoencoder_kl.h"
 
 namespace calotype::cli {
 namespace {
@@ -23,8 +26,17 @@ void copy_channels(const Tensor& source, int64_t from, Tensor& target, int64_t t
 
 Tensor picture_of(const Tensor& batch, int64_t b) {
   const int64_t size = batch.size() / batch.dim(0);
-  return Tensor(with_batch(batch.shape(), 1),
-                batch.values().subspan(static_cast<size_t>(b * size), static_cast<size_t>(size)));
+  return Tensor::borrow(with_batch(batch.shape(), 1), batch.data() + b * size);
+}
+
+Tensor padded_picture(const Tensor& image, int64_t factor) {
+  const bool fits = image.dim(1) % factor == 0 && image.dim(2) % factor == 0;
+  return fits ? Tensor::borrow(image.shape(), image.data()) : pad_to_factor(image, factor);
+}
+
+Tensor cropped_picture(Tensor image, int64_t height, int64_t width) {
+  const bool whole = image.dim(1) == height && image.dim(2) == width;
+  return whole ? std::move(image) : crop(image, height, width);
 }
 
 void put_picture(Tensor& batch, int64_t b, int64_t count, const Tensor& picture) {

@@ -22,13 +22,15 @@ struct BenchArgs {
   RunArgs run;
   ReportArgs report;
   std::optional<Size> size;
-  int64_t runs = 3, seed = -1;  // seed < 0: no random weights
+  int64_t runs = 3, seed = -1;  // seed < 0: not given
   bool layers = false;
 
+  bool random() const { return seed >= 0 || model.only_family(); }
   std::string model_name() const {
-    if (seed < 0) return model.name();
-    return random_family() + ", random weights of seed " + std::to_string(seed);
+    if (!random()) return model.name();
+    return random_family() + ", random weights of seed " + std::to_string(random_seed());
   }
+  int64_t random_seed() const { return std::max<int64_t>(seed, 0); }
   std::string random_family() const { return model.family.empty() ? "flux" : model.family; }
 };
 
@@ -72,9 +74,9 @@ Tensor random_input(const Shape& shape, bool latents) {
 }
 
 AutoencoderKL load_model(const BenchArgs& args) {
-  if (args.seed < 0) return args.model.load();
+  if (!args.random()) return args.model.load();
   return AutoencoderKL(
-      random_model(family_config(args.random_family()), static_cast<uint64_t>(args.seed)));
+      random_model(family_config(args.random_family()), static_cast<uint64_t>(args.random_seed())));
 }
 
 Plan plan_for(const AutoencoderKL& model, const BenchArgs& args, const RunOptions& options) {
@@ -134,6 +136,7 @@ Json layers_json(const BenchResult& result) {
   for (const LayerReport& layer : result.layers) {
     layers.push_back({{"name", layer.name},
                       {"algorithm", layer.algorithm},
+                      {"means", layer.means},
                       {"seconds", layer.seconds},
                       {"flop", layer.flop},
                       {"flop_executed", layer.flop_executed},
@@ -185,14 +188,16 @@ void print_layers(const Report& report, const BenchResult& result) {
     algorithm_width = std::max(algorithm_width, layer.algorithm.size());
   }
   const auto name = static_cast<int>(width), algorithm = static_cast<int>(algorithm_width);
-  report.line(printf_string("%-*s  %-*s %9s %6s %8s %9s %7s %9s", name, "layer", algorithm,
-                            "algorithm", "ms", "share", "GFLOP/s", "executed", "GB/s", "of limit"));
+  report.line(printf_string("%-*s  %-*s %-10s %9s %6s %8s %9s %7s %9s", name, "layer", algorithm,
+                            "algorithm", "result", "ms", "share", "GFLOP/s", "executed", "GB/s",
+                            "of limit"));
   for (const LayerReport& layer : result.layers) {
     report.line(printf_string(
-        "%-*s  %-*s %9.2f %5.1f%% %8.1f %9.1f %7.2f %8.1f%%", name, layer.name.c_str(), algorithm,
-        layer.algorithm.c_str(), 1e3 * layer.seconds, 100 * layer.seconds / result.median,
-        layer.flop / layer.seconds * 1e-9, layer.flop_executed / layer.seconds * 1e-9,
-        layer.bytes / layer.seconds * 1e-9, 100 * fraction_of_limit(layer, result.limits)));
+        "%-*s  %-*s %-10s %9.2f %5.1f%% %8.1f %9.1f %7.2f %8.1f%%", name, layer.name.c_str(),
+        algorithm, layer.algorithm.c_str(), layer.means.c_str(), 1e3 * layer.seconds,
+        100 * layer.seconds / result.median, layer.flop / layer.seconds * 1e-9,
+        layer.flop_executed / layer.seconds * 1e-9, layer.bytes / layer.seconds * 1e-9,
+        100 * fraction_of_limit(layer, result.limits)));
   }
 }
 
@@ -238,9 +243,11 @@ void add_bench(CLI::App& program, Action& action) {
       program, "bench", "Measure times, memory, and the distance from the machine's limits",
       "calotype bench [decode|encode] [--size WxH] [--runs N] [OPTIONS]",
       "  calotype bench\n"
-      "  calotype bench decode --size 1024x1024 --random 1 --family flux --layers\n"
+      "  calotype bench decode --family flux --size 1024x1024 --layers\n"
       "  calotype bench encode --size 512x512 --model z-image --runs 5 --threads 2 --json\n"
-      "\nA run is one whole job from memory to memory, weight transforms included; there is no "
+      "\nWith --family and no --model the weights are random, which costs no time or memory more "
+      "or less.\n"
+      "A run is one whole job from memory to memory, weight transforms included; there is no "
       "run\n"
       "to warm up. Limits are measured on the spot: fused multiply-adds from registers, and a "
       "copy\n"
@@ -249,9 +256,10 @@ void add_bench(CLI::App& program, Action& action) {
   add_size(*app, "--size", args->size, "Of the picture (default 1024x1024)");
   add_number(*app, "--runs", args->runs, 1, 100000, "Default: 3");
   app->add_flag("--layers", args->layers, "Also print each layer");
-  CLI::Option* random = add_number(*app, "--random", args->seed, 0, INT64_MAX,
-                                   "Instead of a model: seeded random bf16 weights with the\n"
-                                   "config of --family (default flux)");
+  CLI::Option* random =
+      add_number(*app, "--random", args->seed, 0, INT64_MAX,
+                 "Instead of a model: random bf16 weights of this seed, with the\n"
+                 "config of --family (default flux)");
   random->type_name("SEED");
   args->report.add(*app, "Print errors and --json only");
   args->model.add(*app);

@@ -100,9 +100,8 @@ void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const L
     Tensor latents = picture_of(file.latents, b);
     if (file.moments) latents = channels_of(latents, 0, latents.dim(3) / 2);
     take(b, interruptible([&] {
-           const Tensor image =
-               raw ? model.decode_z(latents, options) : model.decode(latents, options);
-           return crop(image, size.height, size.width);
+           Tensor image = raw ? model.decode_z(latents, options) : model.decode(latents, options);
+           return cropped_picture(std::move(image), size.height, size.width);
          }));
   }
 }

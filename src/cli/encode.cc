@@ -71,7 +71,8 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
       return static_cast<double>(done) / static_cast<double>(count);
     };
     options.progress = meter.part(share(b), share(b + 1));
-    const Tensor padded = pad_to_factor(picture_of(image, b), model.config().spatial_factor());
+    const Tensor picture = picture_of(image, b);
+    const Tensor padded = padded_picture(picture, model.config().spatial_factor());
     put_picture(file.latents, b, count,
                 encode_picture(model, args, file.unscaled, padded, options));
   }

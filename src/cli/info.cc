@@ -1,5 +1,7 @@
 // calotype info: what a model is, and what a job would take.
+#include <algorithm>
 #include <map>
+#include <memory>
 
 #include "cli/args.h"
 #include "cli/commands.h"
@@ -32,6 +34,25 @@ std::string dtype_text(const std::map<std::string, int64_t>& bytes) {
 
 int64_t round_up(int64_t value, int64_t factor) { return (value + factor - 1) / factor * factor; }
 
+// A family's network without its weights: every tensor is the same zeros. Good for plans alone.
+AutoencoderKL weightless_model(const std::string& family) {
+  Model model;
+  model.config = family_config(family);
+  model.family = family;
+  model.source = "the config of the family, without weights";
+  model.container = "none";
+  model.keys = "diffusers";
+  model.mapped = true;  // as those of a file would be
+  const auto tensors = network_tensors(model.config);
+  int64_t most = 0;
+  for (const auto& [name, shape] : tensors) most = std::max(most, byte_count(DType::kBF16, shape));
+  const auto zeros = std::make_shared<const std::vector<std::byte>>(static_cast<size_t>(most));
+  for (const auto& [name, shape] : tensors)
+    model.tensors[name] = {DType::kBF16, shape, zeros->data()};
+  model.storage.push_back(zeros);
+  return AutoencoderKL(std::move(model));
+}
+
 struct Plans {
   std::optional<Plan> decode, encode;
 };
@@ -47,7 +68,14 @@ Plans plans_for(const AutoencoderKL& model, const Size& size, const RunOptions& 
 
 Json plan_json(const std::optional<Plan>& plan) {
   if (!plan) return {};
-  return {{"flop", plan->flop}, {"planned_peak_bytes", plan->planned_peak_bytes}};
+  return {{"flop", plan->flop},
+          {"flop_executed", plan->flop_executed},
+          {"flop_again", plan->flop_again},
+          {"planned_peak_bytes", plan->planned_peak_bytes},
+          {"minimum_bytes", plan->minimum_bytes},
+          {"memory_bytes", plan->memory_bytes},
+          {"spilled_bytes", plan->spilled_bytes},
+          {"expected_s", plan->seconds}};
 }
 
 // Numbers where a size is given; else "B", "H/8", "W/8".
@@ -59,6 +87,11 @@ Json latent_shape(const AutoencoderKLConfig& config, const std::optional<Size>& 
   }
   return Json::array({1, config.channels(), round_up(size->height, factor) / factor,
                       round_up(size->width, factor) / factor});
+}
+
+// Null where there are no weights to hash (FLUX.2's statistics are part of its space).
+Json latent_space(const AutoencoderKL& model, const InfoArgs& args) {
+  return args.model.only_family() ? Json() : Json(model.latent_space_hash());
 }
 
 std::string shape_text(const Json& shape) {
@@ -74,33 +107,35 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
   const auto bytes = weights_by_dtype(found);
   int64_t all_bytes = 0;
   for (const auto& [name, count] : bytes) all_bytes += count;
-  const std::optional<Plan>& headline = plans.decode ? plans.decode : plans.encode;
-  Json size, flop, peak;
+  Json size;
   if (args.size) size = {args.size->width, args.size->height};
-  if (headline) flop = headline->flop, peak = headline->planned_peak_bytes;
-  return {{"model", args.model.name()},
-          {"source", found.source},
-          {"container", found.container},
-          {"keys", found.keys},
-          {"family", found.family},
-          {"config", Json::parse(found.config.to_json())},
-          {"config_inferred", found.config_inferred},
-          {"parameters", model.encoder_parameters() + model.decoder_parameters()},
-          {"encoder_parameters", model.encoder_parameters()},
-          {"decoder_parameters", model.decoder_parameters()},
-          {"has_encoder", model.has_encoder()},
-          {"has_decoder", model.has_decoder()},
-          {"dtype", dtype_text(bytes)},
-          {"weight_bytes", all_bytes},
-          {"spatial_factor", found.config.spatial_factor()},
-          {"latent_channels", found.config.channels()},
-          {"latent_space", model.latent_space_hash()},
-          {"latent_shape", latent_shape(found.config, args.size)},
-          {"size", size},
-          {"flop", flop},
-          {"planned_peak_bytes", peak},
-          {"decode", plan_json(plans.decode)},
-          {"encode", plan_json(plans.encode)}};
+  Json info = {{"model", args.model.only_family() ? args.model.family : args.model.name()},
+               {"source", found.source},
+               {"container", found.container},
+               {"keys", found.keys},
+               {"family", found.family},
+               {"config", Json::parse(found.config.to_json())},
+               {"config_inferred", found.config_inferred},
+               {"parameters", model.encoder_parameters() + model.decoder_parameters()},
+               {"encoder_parameters", model.encoder_parameters()},
+               {"decoder_parameters", model.decoder_parameters()},
+               {"has_encoder", model.has_encoder()},
+               {"has_decoder", model.has_decoder()},
+               {"dtype", dtype_text(bytes)},
+               {"weight_bytes", all_bytes},
+               {"spatial_factor", found.config.spatial_factor()},
+               {"latent_channels", found.config.channels()},
+               {"latent_space", latent_space(model, args)},
+               {"latent_shape", latent_shape(found.config, args.size)},
+               {"size", size}};
+  // The plan of decoding, or of what else the model can do, stands at the top as well.
+  const Json headline = plan_json(plans.decode ? plans.decode : plans.encode);
+  for (const char* key : {"flop", "planned_peak_bytes", "minimum_bytes", "spilled_bytes"}) {
+    info[key] = headline.is_null() ? Json() : headline[key];
+  }
+  info["decode"] = plan_json(plans.decode);
+  info["encode"] = plan_json(plans.encode);
+  return info;
 }
 
 void print_row(const Report& report, const std::string& label, const std::string& value) {
@@ -110,9 +145,22 @@ void print_row(const Report& report, const std::string& label, const std::string
 void print_plan(const Report& report, const std::string& job, const Size& size,
                 const std::optional<Plan>& plan) {
   if (!plan) return;
+  const auto again = [](double flop) {
+    return flop > 0 ? ", " + format_flop(flop) + " computed again" : std::string();
+  };
+  const auto spilled = [](int64_t bytes) {
+    return bytes > 0 ? ", " + format_bytes(bytes) + " spilled" : std::string();
+  };
   print_row(report, job,
-            format_size(size.width, size.height) + ": " + format_flop(plan->flop) +
-                ", peak memory " + format_bytes(plan->planned_peak_bytes) + " planned");
+            format_size(size.width, size.height) + ": " + format_flop(plan->flop) + ", about " +
+                format_seconds(plan->seconds));
+  print_row(report, "",
+            "peak memory " + format_bytes(plan->planned_peak_bytes) + " planned" +
+                again(plan->flop_again) + spilled(plan->spilled_bytes));
+  print_row(report, "",
+            "budget " + format_bytes(plan->memory_bytes) + ", smallest that works " +
+                std::to_string(plan->minimum_bytes) + " (" + format_bytes(plan->minimum_bytes) +
+                ")");
 }
 
 void print(const Report& report, const Json& info, const InfoArgs& args, const Plans& plans) {
@@ -130,7 +178,9 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   print_row(report, "dtype",
             text("dtype") + ", " + format_bytes(info["weight_bytes"].get<int64_t>()));
   print_row(report, "latents", shape_text(info["latent_shape"]));
-  print_row(report, "latent space", text("latent_space").substr(0, 16));
+  if (!info["latent_space"].is_null()) {
+    print_row(report, "latent space", text("latent_space").substr(0, 16));
+  }
   if (args.size) {
     print_plan(report, "decode", *args.size, plans.decode);
     print_plan(report, "encode", *args.size, plans.encode);
@@ -144,7 +194,8 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
 int run(const InfoArgs& args) {
   const Report report(args.report.quiet, args.report.json);
   const RunOptions options = args.run.options();
-  const AutoencoderKL model = args.model.load();
+  const AutoencoderKL model =
+      args.model.only_family() ? weightless_model(args.model.family) : args.model.load();
   const Plans plans = args.size ? plans_for(model, *args.size, options) : Plans();
   const Json info = document(model, args, plans);
   print(report, info, args, plans);
@@ -161,8 +212,14 @@ void add_info(CLI::App& program, Action& action) {
                   "calotype info [--model M] [--size WxH] [OPTIONS]",
                   "  calotype info\n"
                   "  calotype info --model z-image --size 2560x1440\n"
-                  "  calotype info --model ae.safetensors --family flux --json");
-  add_size(*app, "--size", args->size, "Also print FLOP and planned peak memory for a picture");
+                  "  calotype info --family flux --size 2048x2048 --memory 1G\n"
+                  "  calotype info --model ae.safetensors --family flux --json\n"
+                  "\nWith --family and no --model: a family's config, without weights. The plan is "
+                  "of one picture:\n"
+                  "FLOP of the direct algorithm, time to expect, peak memory, what is computed "
+                  "again or spilled\n"
+                  "to disk to stay within --memory, and the smallest --memory that works.");
+  add_size(*app, "--size", args->size, "Also print the plan for a picture: FLOP, memory, time");
   args->report.add(*app, "Print errors only");
   args->model.add(*app);
   args->run.add(*app);

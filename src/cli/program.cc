@@ -26,10 +26,9 @@ int report_usage(const CLI::App& program, const CLI::ParseError& error) {
     what = (unknown.empty() ? "a command is missing" : "there is no command " + unknown[0]) +
            std::string("; it is encode, decode, roundtrip, info, convert, list or bench");
   } else if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    constexpr std::string_view kOne = "The following argument was not expected: ";
-    constexpr std::string_view kSeveral = "The following arguments were not expected: ";
-    if (what.starts_with(kOne)) what.replace(0, kOne.size(), "unexpected argument ");
-    if (what.starts_with(kSeveral)) what.replace(0, kSeveral.size(), "unexpected arguments ");
+    const std::vector<std::string> extra = program.remaining(true);
+    what =
+        (extra.size() == 1 ? "unexpected argument " : "unexpected arguments ") + join(extra, " ");
   }
   print_error(what + " (see " + command + " --help)");
   return kWrongUsage;

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "cli/args.h"
+#include "cli/batch.h"
 #include "cli/commands.h"
 #include "cli/inputs.h"
 #include "cli/interrupt.h"
@@ -34,7 +35,7 @@ struct Roundtrip {
 Roundtrip run_roundtrip(const AutoencoderKL& model, const RoundtripArgs& args, const Tensor& image,
                         ProgressMeter& meter) {
   RunOptions options = args.run.options();
-  const Tensor padded = pad_to_factor(image, model.config().spatial_factor());
+  const Tensor padded = padded_picture(image, model.config().spatial_factor());
   const Plan encoding = model.plan_encode(1, padded.dim(1), padded.dim(2), options);
   const Plan decoding = model.plan_decode(1, padded.dim(1), padded.dim(2), options);
   const double share = encoding.flop / (encoding.flop + decoding.flop);
@@ -47,7 +48,7 @@ Roundtrip run_roundtrip(const AutoencoderKL& model, const RoundtripArgs& args, c
   result.encode_seconds = encode_watch.seconds();
   options.progress = meter.part(share, 1);
   const Stopwatch decode_watch;
-  result.image = crop(model.decode(latents, options), image.dim(1), image.dim(2));
+  result.image = cropped_picture(model.decode(latents, options), image.dim(1), image.dim(2));
   result.decode_seconds = decode_watch.seconds();
   return result;
 }

@@ -134,6 +134,18 @@ def test_pipes(calotype, picture):
     assert json.loads(decoded.stderr)["results"][0]["outputs"] == ["-"]
 
 
+def test_the_memory_that_is_allowed_does_not_change_a_byte(calotype, latents):
+    latents(height=40, width=40)
+    minimum = calotype.json("info", "--size", "320x320")["minimum_bytes"]
+    (calotype.folder / "scratch").mkdir()
+    calotype("decode", "latents.npy", "-o", "free.npy")
+    calotype("decode", "latents.npy", "-o", "tight.npy", "--memory", minimum, "--scratch", "scratch")
+    assert (calotype.folder / "free.npy").read_bytes() == (calotype.folder / "tight.npy").read_bytes()
+    assert list((calotype.folder / "scratch").iterdir()) == []
+    line = calotype.error("decode", "latents.npy", "-o", "no.npy", "--memory", "1M", code=1)
+    assert "1048576" in line and str(minimum) in line
+
+
 def other_space(calotype):
     """The embedded model with another scaling factor: another latent space."""
     calotype("convert", "-o", "other/", "-q")

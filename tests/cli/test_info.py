@@ -28,6 +28,38 @@ def test_a_size_adds_flop_and_memory(calotype):
     assert large["flop"] == large["decode"]["flop"]
 
 
+def test_a_family_without_a_model_is_planned_without_weights(calotype):
+    info = calotype.json("info", "--family", "flux", "--size", "1024x1024")
+    assert info["family"] == info["model"] == "flux" and info["container"] == "none"
+    assert info["decoder_parameters"] == 49545475 and info["encoder_parameters"] == 34274208
+    assert abs(info["flop"] - 10.47e12) < 0.02e12 and abs(info["encode"]["flop"] - 4.88e12) < 0.02e12
+    assert info["latent_space"] is None
+
+
+def test_every_family_can_be_planned(calotype):
+    for family in ("flux", "sd1", "sd2", "sdxl", "sd3", "flux2"):
+        info = calotype.json("info", "--family", family, "--size", "512x512")
+        assert info["flop"] > 1e12 and info["family"] == family
+        assert "planned" in calotype("info", "--family", family, "--size", "64x64").stdout
+
+
+def test_the_smallest_memory_works_and_less_does_not(calotype):
+    args = ["info", "--size", "512x512"]
+    minimum = min(calotype.json(*args)[job]["minimum_bytes"] for job in ("decode", "encode"))
+    largest = max(calotype.json(*args)[job]["minimum_bytes"] for job in ("decode", "encode"))
+    plan = calotype.json(*args, "--memory", largest)
+    assert plan["planned_peak_bytes"] <= largest == plan["decode"]["memory_bytes"]
+    line = calotype.error(*args, "--memory", minimum - 4096, code=1)
+    assert str(minimum - 4096) in line
+
+
+def test_less_memory_costs_work(calotype):
+    wide, tight = (calotype.json("info", "--size", "1024x1024", "--memory", size) for size in ("16G", "130M"))
+    assert wide["decode"]["flop_again"] == wide["spilled_bytes"] == 0
+    assert tight["decode"]["flop_again"] + tight["spilled_bytes"] > 0
+    assert tight["planned_peak_bytes"] <= 130 << 20 < wide["planned_peak_bytes"]
+
+
 def test_odd_sizes_are_rounded_up(calotype):
     assert calotype.json("info", "--size", "500x300")["latent_shape"] == [1, 16, 38, 63]
 

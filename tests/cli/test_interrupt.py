@@ -52,6 +52,17 @@ def test_the_cpu_backend_too(calotype, latents):
     assert seconds < 5
 
 
+def test_spilled_activations_go_too(calotype, latents):
+    latents(height=128, width=128)
+    (calotype.folder / "scratch").mkdir()
+    minimum = calotype.json("info", "--size", "1024x1024")["minimum_bytes"]
+    process = calotype.start(
+        "decode", "latents.npy", "-o", "out.png", "--memory", minimum, "--scratch", "scratch", "--quiet")
+    interrupt(process)
+    assert process.returncode == 130
+    assert list((calotype.folder / "scratch").iterdir()) == [] and calotype.files() == ["latents.npy"]
+
+
 def test_an_output_that_exists_stays_as_it_was(calotype, latents):
     latents(height=64, width=64)
     (calotype.folder / "out.png").write_text("precious")

@@ -122,12 +122,26 @@ def test_sizes_are_width_x_height(calotype, size):
         ["bench", "train"],
         ["bench", "--runs", "0"],
         ["bench", "--random", "1", "--model", "embedded"],
+        ["bench", "--random", "-1"],
     ],
     ids=" ".join,
 )
 def test_wrong_usage(calotype, args):
     calotype.error(*args, code=2)
     assert calotype.files() == []
+
+
+@pytest.mark.parametrize("command", COMPUTING)
+@pytest.mark.parametrize("memory", ["0", "-1G", "much", "1.3X", "1G1"])
+def test_memory_is_a_size(calotype, command, memory):
+    assert memory in calotype.error(*COMPLETE[command], f"--memory={memory}", code=2)
+    assert memory in calotype.error(*COMPLETE[command], code=2, env={"CALOTYPE_MEMORY": memory})
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "roundtrip", "convert"])
+def test_a_family_alone_is_no_model(calotype, picture, latents, command):
+    picture("no.png"), latents("no.npy")
+    assert "--model" in calotype.error(*COMPLETE[command], "--family", "flux", code=2)
 
 
 @pytest.mark.parametrize("command", COMPUTING)

@@ -4,7 +4,7 @@ _calotype() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
   local commands="encode decode roundtrip info convert list bench"
   local model="--model --family --verify"
-  local computing="--backend --precision --threads"
+  local computing="--backend --precision --threads --memory --scratch"
   local report="--quiet --json --help"
   local command=${COMP_WORDS[1]} words
   compopt -o filenames 2>/dev/null
@@ -34,11 +34,11 @@ _calotype() {
         $(compgen -f -- "$cur"))
       return
       ;;
-    --output | -o | --compare)
+    --output | -o | --compare | --scratch)
       COMPREPLY=($(compgen -f -- "$cur"))
       return
       ;;
-    --threads | --runs | --random | --seed | --size | --resize | --quality | --amplify | --ollama)
+    --threads | --memory | --runs | --random | --seed | --size | --resize | --quality | --amplify | --ollama)
       return
       ;;
   esac

@@ -31,6 +31,8 @@ complete -c calotype -n "__calotype_in $models" -l verify -d 'Check digests'
 complete -c calotype -n "__calotype_in $computing" -l backend -x -a 'cpu reference' -d 'What computes'
 complete -c calotype -n "__calotype_in $computing" -l precision -x -a 'f32 fast bf16' -d 'Of the arithmetic'
 complete -c calotype -n "__calotype_in $computing" -l threads -x -d 'How many'
+complete -c calotype -n "__calotype_in $computing" -l memory -x -d 'Peak bytes'
+complete -c calotype -n "__calotype_in $computing" -l scratch -r -d 'Where to spill'
 
 complete -c calotype -n '__calotype_in encode decode roundtrip convert' -s o -l output -r -d 'Where the output goes'
 complete -c calotype -n '__calotype_in encode decode roundtrip convert' -l force -d 'Overwrite what exists'
