@@ -21,8 +21,12 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
+
+// Models that are loaded and not freed; what tests of finalisers look at.
+var openModels int64
 
 // ErrClosed is what the methods of a closed model return.
 var ErrClosed = errors.New("calotype: the model is closed")
@@ -94,6 +98,7 @@ func Load(name string, options ...LoadOption) (*AutoencoderKL, error) {
 		C.calotype_free(model)
 		return nil, err
 	}
+	atomic.AddInt64(&openModels, 1)
 	runtime.SetFinalizer(vae, func(vae *AutoencoderKL) { vae.Close() })
 	return vae, nil
 }
@@ -135,6 +140,7 @@ func (vae *AutoencoderKL) Close() error {
 	if vae.model != nil {
 		C.calotype_free(vae.model)
 		vae.model = nil
+		atomic.AddInt64(&openModels, -1)
 		runtime.SetFinalizer(vae, nil)
 	}
 	return nil

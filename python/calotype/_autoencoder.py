@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
 
 from . import _native
 from ._arrays import (
@@ -84,15 +84,26 @@ def parse_bytes(memory: str | int | None) -> int:
     return count
 
 
+class JobOptions(TypedDict, total=False):
+    """What every job takes."""
+
+    # Called with (fraction done, layer) several times a second; False cancels.
+    progress: Progress | None
+    threads: int | None  # None: as many as the process may use
+    memory: str | int | None  # peak of the job, in bytes or as "1.3G"; None: no bound
+    precision: str  # "f32"; "fast" (four times its error); "bf16" where the CPU has it
+    backend: str  # "cpu", or "reference" (float64, slow)
+
+
 def job_arguments(
     *,
-    progress: Progress | None,
-    threads: int | None,
-    memory: str | int | None,
-    precision: str,
-    backend: str,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    memory: str | int | None = None,
+    precision: str = "f32",
+    backend: str = "cpu",
 ) -> _native.JobArguments:
-    """Checks and packs what every job takes."""
+    """Checks and packs the options of a job."""
     if threads is not None and threads < 1:
         raise InvalidArgumentError(f"threads is {threads}; it is 1 or more, or None for all")
     if precision not in ("f32", "fast", "bf16"):
@@ -180,6 +191,9 @@ class AutoencoderKL:
         ]
         return f"<calotype.AutoencoderKL {self.source}: {self.family}, {' and '.join(halves)}>"
 
+    def __deepcopy__(self, memo: object) -> AutoencoderKL:
+        return self  # immutable
+
     @property
     def config(self) -> Mapping[str, Any]:
         """The fields of a diffusers `config.json`."""
@@ -239,11 +253,7 @@ class AutoencoderKL:
         output: Literal["pil"] = ...,
         clamp: Literal[True] = ...,
         unscaled: bool = ...,
-        progress: Progress | None = ...,
-        threads: int | None = ...,
-        memory: str | int | None = ...,
-        precision: str = ...,
-        backend: str = ...,
+        **job: Unpack[JobOptions],
     ) -> Image.Image | list[Image.Image]: ...
 
     @overload
@@ -254,11 +264,7 @@ class AutoencoderKL:
         output: Literal["np"],
         clamp: bool = ...,
         unscaled: bool = ...,
-        progress: Progress | None = ...,
-        threads: int | None = ...,
-        memory: str | int | None = ...,
-        precision: str = ...,
-        backend: str = ...,
+        **job: Unpack[JobOptions],
     ) -> FloatArray: ...
 
     @overload
@@ -269,11 +275,7 @@ class AutoencoderKL:
         output: Literal["pt"],
         clamp: bool = ...,
         unscaled: bool = ...,
-        progress: Progress | None = ...,
-        threads: int | None = ...,
-        memory: str | int | None = ...,
-        precision: str = ...,
-        backend: str = ...,
+        **job: Unpack[JobOptions],
     ) -> torch.Tensor: ...
 
     def decode(
@@ -283,11 +285,7 @@ class AutoencoderKL:
         output: Output = "pil",
         clamp: bool = True,
         unscaled: bool = False,
-        progress: Progress | None = None,
-        threads: int | None = None,
-        memory: str | int | None = None,
-        precision: str = "f32",
-        backend: str = "cpu",
+        **job: Unpack[JobOptions],
     ) -> Image.Image | list[Image.Image] | FloatArray | torch.Tensor:
         """Latents to pictures, f = `spatial_factor` times as large.
 
@@ -298,7 +296,8 @@ class AutoencoderKL:
                 [B, h*f, w*f, 3] in [0, 1]. "pt": a torch tensor [B, 3, h*f, w*f] in [0, 1], in
                 memory channels last.
             clamp: False gives about [-1, 1] as the network does, not clamped ("np", "pt").
-            progress: called with (fraction done, layer) several times a second; False cancels.
+            progress: (in `job`, as what follows) called with (fraction done, layer) several times a
+                second; False cancels.
             threads: None: as many as the process may use.
             memory: peak of the job, in bytes or as "1.3G"; None: no bound.
             precision: "f32"; "fast" (four times its error); "bf16" where the CPU has it.
@@ -312,16 +311,10 @@ class AutoencoderKL:
             raise InvalidArgumentError(f'output is {output!r}; it is "pil", "np" or "pt"')
         if output == "pil" and not clamp:
             raise InvalidArgumentError('clamp=False needs output="np" or "pt"')
-        job = job_arguments(
-            progress=progress,
-            threads=threads,
-            memory=memory,
-            precision=precision,
-            backend=backend,
-        )
+        arguments = job_arguments(**job)
         batch = self._latents(latents, unscaled)
         pixels = "uint8" if output == "pil" else "unit" if clamp else "float"
-        image = self._model.decode(batch, "NCHW", unscaled, pixels, job)
+        image = self._model.decode(batch, "NCHW", unscaled, pixels, arguments)
         if output == "pil":
             pictures = to_pil(image)
             return pictures[0] if len(pictures) == 1 else pictures
@@ -337,11 +330,7 @@ class AutoencoderKL:
         seed: int = 0,
         unscaled: bool = False,
         output: Literal["np", "pt"] | None = None,
-        progress: Progress | None = None,
-        threads: int | None = None,
-        memory: str | int | None = None,
-        precision: str = "f32",
-        backend: str = "cpu",
+        **job: Unpack[JobOptions],
     ) -> Any:
         """Pictures to latents [B, C, H/f, W/f], float32. Sides that are no multiple of f are
         padded: the last row and column repeat.
@@ -355,20 +344,14 @@ class AutoencoderKL:
                 taking its mode.
             unscaled: give raw z.
             output: "np" or "pt"; None: torch for a torch tensor, else numpy.
-            progress, threads, memory, precision, backend: as in `decode`.
+            job: as in `decode`.
         """
         if output not in (None, "np", "pt"):
             raise InvalidArgumentError(f'output is {output!r}; it is "np" or "pt"')
-        job = job_arguments(
-            progress=progress,
-            threads=threads,
-            memory=memory,
-            precision=precision,
-            backend=backend,
-        )
+        arguments = job_arguments(**job)
         batch, found, scale, offset = self._pictures(image, layout, value_range)
         latents = self._model.encode(
-            batch, found, scale, offset, seed if sample else None, unscaled, job
+            batch, found, scale, offset, seed if sample else None, unscaled, arguments
         )
         return to_torch(latents) if output == "pt" or (output is None and is_torch(image)) else latents
 
@@ -378,22 +361,12 @@ class AutoencoderKL:
         *,
         layout: Layout | None = None,
         value_range: tuple[float, float] = (0.0, 1.0),
-        progress: Progress | None = None,
-        threads: int | None = None,
-        memory: str | int | None = None,
-        precision: str = "f32",
-        backend: str = "cpu",
+        **job: Unpack[JobOptions],
     ) -> Posterior:
         """Mean and logvar of raw z; arguments as in `encode`."""
-        job = job_arguments(
-            progress=progress,
-            threads=threads,
-            memory=memory,
-            precision=precision,
-            backend=backend,
-        )
+        arguments = job_arguments(**job)
         batch, found, scale, offset = self._pictures(image, layout, value_range)
-        return Posterior(*self._model.moments(batch, found, scale, offset, job))
+        return Posterior(*self._model.moments(batch, found, scale, offset, arguments))
 
     def scale(self, z: Array) -> FloatArray:
         """Raw z [B, C, h, w] to scaled latents."""
@@ -410,14 +383,10 @@ class AutoencoderKL:
         width: int,
         *,
         batch: int = 1,
-        threads: int | None = None,
-        memory: str | int | None = None,
-        precision: str = "f32",
+        **options: Unpack[JobOptions],
     ) -> Plan:
         """What a job on pictures of height x width pixels will take."""
-        arguments = job_arguments(
-            progress=None, threads=threads, memory=memory, precision=precision, backend="cpu"
-        )
+        arguments = job_arguments(**options)
         return Plan(*self._model.plan(job, batch, height, width, arguments))
 
     def _latents(self, latents: Array, unscaled: bool) -> Array:
@@ -443,14 +412,13 @@ class AutoencoderKL:
         channels = int(self._config["in_channels"])
         if layout not in (None, "NCHW", "NHWC"):
             raise InvalidArgumentError(f'layout is {layout!r}; it is "NCHW" or "NHWC"')
-        if is_pil(image):
-            return from_pil(image), "NHWC", 2 / 255, -1.0
-        if isinstance(image, (list, tuple)) and image and all(is_pil(one) for one in image):
+        pictures: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
+        if pictures and all(is_pil(one) for one in pictures):
             import numpy as np
 
-            if len({one.size for one in image}) > 1:
+            if len({one.size for one in pictures}) > 1:
                 raise InvalidArgumentError("the pictures of a batch are not all of one size")
-            return np.concatenate([from_pil(one) for one in image]), "NHWC", 2 / 255, -1.0
+            return np.concatenate([from_pil(one) for one in pictures]), "NHWC", 2 / 255, -1.0
         value, shape, is_uint8 = check_array(image, "image")
         value, shape = with_batch(value, shape, "image")
         found = layout or layout_of(shape, channels, is_uint8, "image")

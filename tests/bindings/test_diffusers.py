@@ -97,9 +97,12 @@ def test_decode_keeps_dtype_and_forms_of_diffusers(pair):
         ours.decode(z, return_dict=False, generator=torch.Generator())[0], expected, rtol=0, atol=1e-4
     )
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        found = ours.decode(z.to(dtype)).sample
+        rounded = z.to(dtype)
+        found = ours.decode(rounded).sample
         assert found.dtype == dtype
-        torch.testing.assert_close(found.float(), expected, rtol=0, atol=2e-2)
+        with torch.no_grad():
+            expected = theirs.decode(rounded.float()).sample.to(dtype)
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_forward_goes_through_both_halves(pair):
@@ -133,9 +136,10 @@ def test_the_config_of_a_loaded_vae_is_that_of_diffusers(tmp_path, pair):
     theirs.save_pretrained(tmp_path)
     ours = drop_in.AutoencoderKL.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     assert ours.dtype == torch.bfloat16
+    plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
     for key, value in theirs.config.items():
         if not key.startswith("_"):
-            assert ours.config[key] == value, key
+            assert plain(ours.config[key]) == plain(value), key
 
 
 def test_slicing_gives_the_same_and_tiling_says_why_it_does_nothing(pair):

@@ -1,0 +1,325 @@
+"""In the place of diffusers' own autoencoders.
+
+    import calotype.diffusers
+
+    calotype.diffusers.replace_vae(pipe)  # the pipeline's own weights, run by Calotype
+
+    pipe.vae = calotype.diffusers.AutoencoderKL.from_pretrained("Tongyi-MAI/Z-Image", subfolder="vae")
+
+As diffusers' classes, these take and give *raw* latents: pipelines scale and shift by themselves.
+The work is done on the CPU in float32 whatever the device and dtype of the tensors that come in, and
+what comes out is of their device and dtype.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+import diffusers
+import torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from torch import nn
+
+from ._arrays import to_torch
+from ._autoencoder import AutoencoderKL as NativeAutoencoderKL
+from ._autoencoder import JobOptions, job_arguments
+from ._errors import InvalidArgumentError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Method = TypeVar("Method", bound=Callable[..., Any])
+
+    def apply_forward_hook(method: Method) -> Method: ...
+else:
+    from diffusers.utils.accelerate_utils import apply_forward_hook
+
+__all__ = ["AutoencoderKL", "AutoencoderKLFlux2", "replace_vae"]
+
+Pipeline = TypeVar("Pipeline")
+
+
+def _class_defaults(name: str) -> dict[str, Any]:
+    """The config of diffusers' class where nothing is given."""
+    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.name != "self"}
+
+
+class _Autoencoder(nn.Module):
+    """What the two classes share: all but FLUX.2's batch norm."""
+
+    _class_name = ""
+
+    def __init__(
+        self,
+        native: NativeAutoencoderKL,
+        config: Mapping[str, Any] | None = None,
+        **job: Unpack[JobOptions],
+    ) -> None:
+        super().__init__()
+        found = native.config.get("_class_name", "AutoencoderKL")
+        if found != self._class_name:
+            raise InvalidArgumentError(
+                f"{native.source}: is an {found}; use calotype.diffusers.{found}"
+            )
+        self.native = native
+        job_arguments(**job)  # refuses what makes no sense now, not at the first picture
+        self.job = job
+        defaults = _class_defaults(self._class_name)
+        given = native.config if config is None else config
+        known = {k: v for k, v in given.items() if k in defaults or k.startswith("_")}
+        self.config = FrozenDict({**defaults, **known})
+        # No weights of the network live in the module: this is what `to` moves and converts.
+        self._anchor: torch.Tensor
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+        self.quant_conv = self._conv("quant_conv", 2 * int(self.config.latent_channels))
+        self.post_quant_conv = self._conv("post_quant_conv", int(self.config.latent_channels))
+        self.use_slicing = False
+        self.use_tiling = False
+        self.eval()
+
+    def _conv(self, name: str, channels: int) -> nn.Conv2d | None:
+        """A 1x1 convolution of the network, where pipelines look for its dtype. Not used."""
+        weight = self.native._model.tensor(f"{name}.weight")
+        bias = self.native._model.tensor(f"{name}.bias")
+        if weight is None or bias is None:
+            return None
+        conv = nn.Conv2d(channels, channels, 1)
+        with torch.no_grad():
+            conv.weight.copy_(torch.from_numpy(weight[0]).reshape(channels, channels, 1, 1))
+            conv.bias.copy_(torch.from_numpy(bias[0]).reshape(channels))  # type: ignore[union-attr]
+        return conv.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        subfolder: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        family: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        low_cpu_mem_usage: bool | None = None,
+        **job: Unpack[JobOptions],
+    ) -> Self:
+        """Loads what `calotype.AutoencoderKL.from_pretrained` loads. `torch_dtype` (or `dtype`) is
+        the dtype that the module says it has. `variant`, `use_safetensors` and `low_cpu_mem_usage`
+        change nothing."""
+        native = NativeAutoencoderKL.from_pretrained(
+            pretrained_model_name_or_path,
+            subfolder=subfolder,
+            family=family,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        module = cls(native, **job)
+        wanted = torch_dtype or dtype
+        return module if wanted is None else module.to(wanted)
+
+    @classmethod
+    def from_single_file(cls, path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """`from_pretrained` of a file."""
+        return cls.from_pretrained(path, **kwargs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._anchor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._anchor.device
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        return int(2 ** (len(self.config.block_out_channels) - 1))
+
+    def enable_tiling(self, use_tiling: bool = True, *args: Any, **kwargs: Any) -> None:
+        """Does nothing but say why: Calotype decodes any size whole, in bounded memory."""
+        if use_tiling:
+            warnings.warn(
+                "enable_tiling does nothing: Calotype decodes any size exactly, without tiles and "
+                "their seams; memory= bounds what a decode takes",
+                stacklevel=2,
+            )
+
+    def disable_tiling(self) -> None:
+        """Does nothing: nothing is ever tiled."""
+
+    def enable_slicing(self) -> None:
+        """Decodes and encodes the pictures of a batch one by one, which takes less memory."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        self.use_slicing = False
+
+    @apply_forward_hook
+    def encode(
+        self, x: torch.Tensor, return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """Pictures [B, 3, H, W] in [-1, 1] to the posterior of raw latents."""
+        self._check(x, "picture", int(self.config.in_channels))
+        factor = self.native.spatial_factor
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise InvalidArgumentError(
+                f"the picture is {x.shape[3]}x{x.shape[2]}; its sides must be multiples of {factor}"
+            )
+        moments = [
+            torch.cat([to_torch(part) for part in self._moments(batch)], dim=1)
+            for batch in self._slices(x)
+        ]
+        whole = torch.cat(moments) if len(moments) > 1 else moments[0]
+        posterior = DiagonalGaussianDistribution(whole.to(x.device, x.dtype))
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    @apply_forward_hook
+    def decode(
+        self,
+        z: torch.Tensor,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> DecoderOutput | tuple[torch.Tensor]:
+        """Raw latents [B, C, h, w] to pictures [B, 3, h*f, w*f] in about [-1, 1]; in memory channels
+        last. `generator` is not used, as in diffusers."""
+        self._check(z, "latents", int(self.config.latent_channels))
+        pictures = [self._decode(batch) for batch in self._slices(z)]
+        whole = torch.cat(pictures) if len(pictures) > 1 else pictures[0]
+        sample = whole.to(z.device, z.dtype)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> DecoderOutput | tuple[torch.Tensor]:
+        """Pictures through encoder and decoder."""
+        (posterior,) = self.encode(sample, return_dict=False)
+        z = posterior.sample(generator=generator) if sample_posterior else posterior.mode()
+        decoded: DecoderOutput | tuple[torch.Tensor] = self.decode(z, return_dict=return_dict)
+        return decoded
+
+    def _slices(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        held = batch.detach().to("cpu")
+        return torch.split(held, 1) if self.use_slicing else (held,)
+
+    def _decode(self, z: torch.Tensor) -> torch.Tensor:
+        arguments = job_arguments(**self.job)
+        image = self.native._model.decode(z, "NCHW", True, "float", arguments)
+        return to_torch(image).permute(0, 3, 1, 2)
+
+    def _moments(self, x: torch.Tensor) -> tuple[Any, Any]:
+        return self.native._model.moments(x, "NCHW", 1.0, 0.0, job_arguments(**self.job))
+
+    def _check(self, x: torch.Tensor, what: str, channels: int) -> None:
+        if x.requires_grad and torch.is_grad_enabled():
+            raise InvalidArgumentError(
+                f"the {what} requires gradients, which Calotype does not compute; "
+                "use torch.no_grad(), or give it detached"
+            )
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise InvalidArgumentError(
+                f"the {what} has the shape {list(x.shape)}; [B, {channels}, H, W] is expected"
+            )
+
+
+class AutoencoderKL(_Autoencoder):
+    """diffusers' `AutoencoderKL`, run by Calotype."""
+
+    _class_name = "AutoencoderKL"
+
+
+class AutoencoderKLFlux2(_Autoencoder):
+    """diffusers' `AutoencoderKLFlux2`, run by Calotype. Its `bn` holds the statistics with which the
+    pipeline scales latents; `encode` and `decode` work on raw z, [B, 32, H/8, W/8]."""
+
+    _class_name = "AutoencoderKLFlux2"
+
+    def __init__(self, native: NativeAutoencoderKL, *args: Any, **kwargs: Any) -> None:
+        super().__init__(native, *args, **kwargs)
+        patch = self.config.patch_size
+        self.bn = nn.BatchNorm2d(
+            int(patch[0]) * int(patch[1]) * int(self.config.latent_channels),
+            eps=float(self.config.batch_norm_eps),
+            momentum=float(self.config.batch_norm_momentum),
+            affine=False,
+        ).eval()
+        for name in ("running_mean", "running_var"):
+            found = native._model.tensor(f"bn.{name}")
+            if found is not None:
+                getattr(self.bn, name).copy_(torch.from_numpy(found[0]).reshape(-1))
+
+
+_CLASSES: dict[str, type[_Autoencoder]] = {
+    "AutoencoderKL": AutoencoderKL,
+    "AutoencoderKLFlux2": AutoencoderKLFlux2,
+}
+
+
+def _held_tensor(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:
+        raise InvalidArgumentError(
+            f"the weight {name} is on the meta device; call replace_vae before offloading is enabled"
+        )
+    known = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    held = tensor.detach().to("cpu")
+    return (held if held.dtype in known else held.to(torch.float32)).contiguous()
+
+
+def _from_module(module: nn.Module, source: str, **job: Unpack[JobOptions]) -> _Autoencoder:
+    """Calotype over the weights of a live module of diffusers. They are shared where they are on
+    the CPU."""
+    vae: Any = getattr(module, "_orig_mod", module)  # of torch.compile
+    name = next((n for n in _CLASSES if isinstance(vae, getattr(diffusers, n, ()))), None)
+    if name is None:
+        raise UnsupportedError(
+            f"{source} is a {type(vae).__name__}; only AutoencoderKL and AutoencoderKLFlux2 can be "
+            "replaced"
+        )
+    tensors = {
+        key: _held_tensor(key, tensor)
+        for key, tensor in vae.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    native = NativeAutoencoderKL.from_tensors(
+        tensors, {**vae.config, "_class_name": name}, source=source
+    )
+    return _CLASSES[name](native, vae.config, **job).to(vae.device, vae.dtype)
+
+
+def replace_vae(
+    pipe: Pipeline,
+    **job: Unpack[JobOptions],
+) -> Pipeline:
+    """Puts Calotype in the place of a pipeline's autoencoder, with the weights that it has now.
+
+    Args:
+        pipe: a diffusers pipeline with a `vae`.
+        job: progress, threads, memory and precision of every job, as
+            `calotype.AutoencoderKL.decode` takes them.
+
+    Returns:
+        The pipeline, changed.
+
+    Raises:
+        UnsupportedError: its `vae` is neither an AutoencoderKL nor an AutoencoderKLFlux2.
+    """
+    holder: Any = pipe
+    vae = getattr(holder, "vae", None)
+    if vae is None:
+        raise InvalidArgumentError(f"{type(pipe).__name__} has no vae")
+    if not isinstance(vae, _Autoencoder):
+        holder.vae = _from_module(vae, f"the vae of {type(pipe).__name__}", **job)
+    return pipe
