@@ -26,8 +26,10 @@
 #define CALOTYPE_CPU_ATTENTION_ONCE
 namespace calotype::cpu {
 
-// Keys of a chunk: 512 x 16 channels x 4 bytes = 32 KiB, one plane in L1 for the second product.
-constexpr int64_t kKeys = 512;
+// Keys of a chunk: 480 x 16 channels x 4 bytes = 30 KiB, one plane in L1 for the second product.
+// Ten times kKeysAtOnce, and no power of two: planes 512 lines of cache apart would share their
+// sets.
+constexpr int64_t kKeys = 480;
 // Keys that meet all queries of a block at a time: 48 x 512 channels x 4 bytes = 96 KiB in L2.
 constexpr int64_t kKeysAtOnce = 48;
 // Queries of a block, three panels of 32 or six of 16: their queries, scores and sums take 192 KiB
@@ -42,7 +44,7 @@ struct AttentionShape {
         blocks(divide_up(x.c, kBlock)),
         padded(blocks * kBlock),
         chunks(divide_up(tokens, kKeys)),
-        // One line more than 512 keys: planes of 32 KiB would share their sets of the cache.
+        // An odd number of cache lines, for the same reason.
         plane(std::min(kKeys, tokens) * kBlock + kBlock) {}
   int64_t tokens, channels, blocks, padded, chunks, plane;
 

@@ -2,6 +2,7 @@
 
 #include "core/cat.h"
 #include "cpu/attention.h"
+#include "cpu/bf16.h"
 #include "cpu/direct_conv.h"
 #include "cpu/narrow_conv.h"
 #include "cpu/problem.h"
@@ -17,7 +18,8 @@ const ConvNode* as_conv(const Node& node) { return std::get_if<ConvNode>(&node);
 
 class CpuOps : public Ops {
  public:
-  CpuOps(const Simd& simd, int threads, bool fast) : simd_(simd), fast_(fast), work_(threads) {}
+  CpuOps(const Simd& simd, int threads, bool fast, std::optional<Bf16Unit> bf16)
+      : simd_(simd), fast_(fast), bf16_(bf16), work_(threads) {}
 
   DType element() const override { return DType::kF32; }
 
@@ -25,6 +27,8 @@ class CpuOps : public Ops {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return kAttentionBandRows;
     switch (algorithm_of(*conv)) {
+      case Algorithm::kBf16:
+        return bf16_band_rows(*conv);
       case Algorithm::kNarrow:
         return kNarrowBandRows;
       case Algorithm::kWinograd:
@@ -39,6 +43,8 @@ class CpuOps : public Ops {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return 0;
     switch (algorithm_of(*conv)) {
+      case Algorithm::kBf16:
+        return 4 * bf16_weight_floats(*conv);
       case Algorithm::kNarrow:
         return 4 * narrow_weight_floats(*conv);
       case Algorithm::kWinograd:
@@ -54,6 +60,8 @@ class CpuOps : public Ops {
     if (conv == nullptr) return;
     float* weights = static_cast<float*>(memory);
     switch (algorithm_of(*conv)) {
+      case Algorithm::kBf16:
+        return bf16_prepare(*conv, work_, weights);
       case Algorithm::kNarrow:
         return narrow_prepare(simd_, *conv, weights);
       case Algorithm::kWinograd:
@@ -68,6 +76,8 @@ class CpuOps : public Ops {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return attention_workspace_bytes(y, batch, work_.threads);
     switch (algorithm_of(*conv)) {
+      case Algorithm::kBf16:
+        return bf16_workspace_bytes(*conv, y, batch, work_.threads);
       case Algorithm::kNarrow:
         return narrow_workspace_bytes(*conv, y, batch, work_.threads);
       case Algorithm::kWinograd:
@@ -88,6 +98,8 @@ class CpuOps : public Ops {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return "attention";
     switch (algorithm_of(*conv)) {
+      case Algorithm::kBf16:
+        return "direct bf16";
       case Algorithm::kNarrow:
         return "taps as columns";
       case Algorithm::kWinograd: {
@@ -105,6 +117,8 @@ class CpuOps : public Ops {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return attention_flop(y);
     switch (algorithm_of(*conv)) {
+      case Algorithm::kBf16:
+        return bf16_flop(*conv, y);
       case Algorithm::kNarrow:
         return narrow_flop(*conv, y);
       case Algorithm::kWinograd:
@@ -131,6 +145,8 @@ class CpuOps : public Ops {
                               static_cast<const float*>(call.prepared)};
     Stages stages(tick);
     switch (algorithm_of(node)) {
+      case Algorithm::kBf16:
+        return bf16_conv(simd_, *bf16_, problem, work_, stages);
       case Algorithm::kNarrow:
         return narrow_conv(simd_, problem, work_, stages);
       case Algorithm::kWinograd:
@@ -147,8 +163,9 @@ class CpuOps : public Ops {
   }
 
  private:
-  enum class Algorithm { kNarrow, kWinograd, kDirect };
-  static Algorithm algorithm_of(const ConvNode& node) {
+  enum class Algorithm { kBf16, kNarrow, kWinograd, kDirect };
+  Algorithm algorithm_of(const ConvNode& node) const {
+    if (bf16_ && bf16_takes(node)) return Algorithm::kBf16;
     return narrow_takes(node)     ? Algorithm::kNarrow
            : winograd_takes(node) ? Algorithm::kWinograd
                                   : Algorithm::kDirect;
@@ -166,21 +183,31 @@ class CpuOps : public Ops {
 
   const Simd& simd_;
   const bool fast_;
+  const std::optional<Bf16Unit> bf16_;
   Workspace work_;
   std::vector<float> bias_;
 };
 
 }  // namespace
+
+std::unique_ptr<Ops> make_emulated_bf16_ops(int threads) {
+  return std::make_unique<CpuOps>(chosen_simd(), threads, false, Bf16Unit::kEmulated);
+}
+
 }  // namespace cpu
 
 std::unique_ptr<Ops> make_cpu_ops(Precision precision, int threads) {
   const cpu::Simd& simd = cpu::chosen_simd();
+  std::optional<cpu::Bf16Unit> bf16;
   if (precision == Precision::kBF16) {
-    fail(ErrorCode::kUnsupported,
-         "this machine has no bf16 instructions (AVX512-BF16 or AMX); use --precision f32 or fast");
+    if (!cpu::amx_usable()) {
+      fail(ErrorCode::kUnsupported,
+           "precision bf16 needs a processor with AMX, which this machine lacks; use f32, or fast");
+    }
+    bf16 = cpu::Bf16Unit::kAmx;
   }
   return std::make_unique<cpu::CpuOps>(simd, threads > 0 ? threads : default_threads(),
-                                       precision == Precision::kFast);
+                                       precision == Precision::kFast, bf16);
 }
 
 std::vector<std::string> cpu_simd_targets() {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "cpu/bf16.h"
 #include "cpu/cpu_ops.h"
 #include "cpu/layer.h"
 #include "reference/reference_ops.h"
@@ -172,6 +173,79 @@ TEST(CpuAttention, may_write_over_its_input) {
   LayerCall call;
   call.in_place = true;
   expect_like_reference(s, test_seed(7), call);
+}
+
+TEST(CpuFast, keeps_four_times_the_error_on_random_shapes) {
+  const uint64_t seed = test_seed(12);
+  Random random(seed);
+  for (uint64_t i = 0; i < 60; i++) {
+    ConvSpec s = random_conv(random);
+    s.in = 16 + 4 * random.integer(0, 20);
+    s.out = 16 + 4 * random.integer(0, 20);
+    s.groups = s.out_groups = 4;
+    expect_like_reference(s, seed + i, {}, Precision::kFast, 4 * kBound);
+  }
+}
+
+// bf16 has 8 bits: rounding x and w gives each product an error of 2^-9 or so.
+constexpr double kBf16Bound = 6e-3;
+
+ConvSpec bf16_conv(Random& random) {
+  ConvSpec s = random_conv(random);
+  s.in = 16 + 8 * random.integer(0, 6);
+  s.out = 16 + 4 * random.integer(0, 12);
+  s.w = random.pick(std::vector<int64_t>{1, 5, 33, 64, 70});
+  s.groups = random.integer(0, 1) == 0 ? 0 : 4;
+  s.out_groups = 4;
+  return s;
+}
+
+TEST(CpuBf16, tiles_equal_the_reference_to_the_precision_of_bf16) {
+  const uint64_t seed = test_seed(13);
+  Random random(seed);
+  const auto ops = cpu::make_emulated_bf16_ops(2);
+  for (uint64_t i = 0; i < 40; i++) {
+    const ConvSpec s = bf16_conv(random);
+    Random data(seed + i);
+    const Layer layer(s, data);
+    SCOPED_TRACE(describe(s) + ", seed " + std::to_string(seed + i));
+    ASSERT_EQ(ops->algorithm(layer.graph(), layer.node()), "direct bf16");
+    const LayerResult truth = layer.run(*make_reference_ops(2)), result = layer.run(*ops);
+    const Difference error = difference(std::span<const double>(result.y), truth.y);
+    EXPECT_LE(error.relative_rms, kBf16Bound);
+    EXPECT_GE(error.relative_rms, kBf16Bound / 100) << "these were not bf16 products";
+    for (size_t g = 0; g < truth.stats.size(); g++) {
+      EXPECT_EQ(result.stats[g].count, truth.stats[g].count);
+      EXPECT_NEAR(result.stats[g].m2, truth.stats[g].m2, 0.1 * truth.stats[g].m2 + 1e-6);
+    }
+  }
+}
+
+// Where the processor has them, the real tiles give what the emulated ones do; elsewhere bf16 is
+// refused.
+TEST(CpuBf16, runs_on_amx_or_is_refused) {
+  if (!cpu::amx_usable()) {
+    try {
+      cpu_ops(cpu_simd_targets().front(), 2, Precision::kBF16);
+      FAIL() << "bf16 without AMX";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+      EXPECT_NE(std::string(error.what()).find("AMX"), std::string::npos) << error.what();
+    }
+    return;
+  }
+  const uint64_t seed = test_seed(13);
+  Random random(seed);
+  const auto emulated = cpu::make_emulated_bf16_ops(2);
+  const auto real = cpu_ops(cpu_simd_targets().front(), 2, Precision::kBF16);
+  for (uint64_t i = 0; i < 40; i++) {
+    const ConvSpec s = bf16_conv(random);
+    Random data(seed + i);
+    const Layer layer(s, data);
+    SCOPED_TRACE(describe(s) + ", seed " + std::to_string(seed + i));
+    const LayerResult truth = layer.run(*emulated), result = layer.run(*real);
+    EXPECT_LE(difference(std::span<const double>(result.y), truth.y).relative_rms, 1e-5);
+  }
 }
 
 // The same bytes whatever the threads, the batch and the split of y into calls.
