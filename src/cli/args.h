@@ -1,7 +1,6 @@
 // Options that several commands share, and the values that they are made of.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -10,31 +9,10 @@
 
 #include "calotype/autoencoder_kl.h"
 #include "calotype/image.h"
-#include "calotype/latents.h"
+#include "calotype/tensor.h"
+#include "cli/command_line.h"
 
 namespace calotype::cli {
-
-// Usage line and closing text (examples) of a command's --help.
-void set_help(CLI::App& app, const std::string& usage, const std::string& footer);
-
-// A subcommand with its help.
-CLI::App* add_command(CLI::App& program, const std::string& name, const std::string& description,
-                      const std::string& usage, const std::string& examples);
-
-// An option that takes one of `words`.
-CLI::Option* add_choice(CLI::App& app, const std::string& names, std::string& value,
-                        const std::vector<std::string>& words, const std::string& description);
-
-// An option that takes a whole number in [low, high].
-CLI::Option* add_number(CLI::App& app, const std::string& names, int64_t& value, int64_t low,
-                        int64_t high, const std::string& description);
-
-struct Size {
-  int64_t width = 0, height = 0;
-};
-// "1024x768"; checked when the command line is read.
-CLI::Option* add_size(CLI::App& app, const std::string& names, std::optional<Size>& value,
-                      const std::string& description);
 
 // The embedded model by name, as `calotype list` shows it; a folder of that name is ./embedded.
 constexpr const char* kEmbedded = "embedded";
@@ -44,7 +22,7 @@ struct ModelArgs {
   std::string model, family;
   bool verify = false;
 
-  void add(CLI::App& app);
+  void add(CommandLine& line);
   // --family without --model: a family's config is wanted, not a model.
   bool only_family() const { return model.empty() && !family.empty(); }
   // Refuses only_family().
@@ -58,7 +36,7 @@ struct RunArgs {
   int64_t threads = 0;             // 0: not given
   std::string memory, scratch;
 
-  void add(CLI::App& app);
+  void add(CommandLine& line);
   // Also checks the environment variables that the library reads: a bad one is wrong usage.
   RunOptions options() const;
 };
@@ -66,7 +44,7 @@ struct RunArgs {
 struct ReportArgs {
   bool quiet = false, json = false;
 
-  void add(CLI::App& app,
+  void add(CommandLine& line,
            const std::string& quiet_description = "Print errors only: no progress, no report");
 };
 
@@ -75,8 +53,8 @@ struct OutputArgs {
   std::string output;
   bool force = false;
 
-  CLI::Option* add(
-      CLI::App& app, const std::string& what,
+  void add(
+      CommandLine& line, const std::string& what,
       const std::string& force_description = "Overwrite files that exist where -o is a folder");
 };
 
@@ -85,16 +63,17 @@ struct PictureInArgs {
   std::string background = "white";
   std::optional<Size> resize;
 
-  void add(CLI::App& app);
+  void add(CommandLine& line);
   Tensor read(const std::string& path) const;
 };
 
 // How pictures are written.
 struct PictureOutArgs {
   std::string format;  // empty: by suffix
-  int64_t quality = 95, bit_depth = 8;
+  int64_t quality = 95;
+  std::string bit_depth = "8";
 
-  void add(CLI::App& app);
+  void add(CommandLine& line);
   // By --format, else by the suffix of `path` ("-" and folders: PNG).
   ImageFormat format_of(const std::string& path) const;
   WriteImageOptions options() const;

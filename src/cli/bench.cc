@@ -16,6 +16,8 @@
 namespace calotype::cli {
 namespace {
 
+constexpr int64_t kMostRuns = 100'000;
+
 struct BenchArgs {
   std::string job = "decode";
   ModelArgs model;
@@ -239,33 +241,31 @@ int run(const BenchArgs& args) {
 
 void add_bench(CLI::App& program, Action& action) {
   const auto args = std::make_shared<BenchArgs>();
-  CLI::App* app = add_command(
-      program, "bench", "Measure times, memory, and the distance from the machine's limits",
-      "calotype bench [decode|encode] [--size WxH] [--runs N] [OPTIONS]",
-      "  calotype bench\n"
-      "  calotype bench decode --family flux --size 1024x1024 --layers\n"
-      "  calotype bench encode --size 512x512 --model z-image --runs 5 --threads 2 --json\n"
-      "\nWith --family and no --model the weights are random, which costs no time or memory more "
-      "or less.\n"
-      "A run is one whole job from memory to memory, weight transforms included; there is no "
-      "run\n"
-      "to warm up. Limits are measured on the spot: fused multiply-adds from registers, and a "
-      "copy\n"
-      "in memory. A layer's limit is the slower of the two for what it executes and moves.");
-  add_choice(*app, "JOB", args->job, {"decode", "encode"}, "Default: decode");
-  add_size(*app, "--size", args->size, "Of the picture (default 1024x1024)");
-  add_number(*app, "--runs", args->runs, 1, 100000, "Default: 3");
-  app->add_flag("--layers", args->layers, "Also print each layer");
-  CLI::Option* random =
-      add_number(*app, "--random", args->seed, 0, INT64_MAX,
-                 "Instead of a model: random bf16 weights of this seed, with the\n"
-                 "config of --family (default flux)");
-  random->type_name("SEED");
-  args->report.add(*app, "Print errors and --json only");
-  args->model.add(*app);
-  random->excludes(app->get_option("--model"));
-  args->run.add(*app);
-  app->callback([args, &action] { action = [args] { return run(*args); }; });
+  CommandLine line(program, "bench",
+                   "Measure times, memory, and the distance from the machine's limits",
+                   "calotype bench [decode|encode] [--size WxH] [--runs N] [OPTIONS]", R"(
+  calotype bench
+  calotype bench decode --family flux --size 1024x1024 --layers
+  calotype bench encode --size 512x512 --model z-image --runs 5 --threads 2 --json
+
+With --family and no --model the weights are random: the time does not depend on
+them. A run is one whole job from memory to memory, weight transforms included;
+there is no run to warm up. Limits are measured on the spot: fused multiply-adds from
+registers, and a copy in memory. A layer's limit is the slower of the two for what
+it executes and moves.)");
+  line.choice("JOB", args->job, {"decode", "encode"}, "Default: decode");
+  line.size("--size", args->size, "Of the picture (default 1024x1024)");
+  line.number("--runs", args->runs, 1, kMostRuns, "Default: 3");
+  line.flag("--layers", args->layers, "Also print each layer");
+  line.number("--random", args->seed, 0, INT64_MAX,
+              "Instead of a model: random bf16 weights of this seed, with the\n"
+              "config of --family (default flux)",
+              "SEED");
+  args->report.add(line, "Print errors and --json only");
+  args->model.add(line);
+  line.exclude("--random", "--model");
+  args->run.add(line);
+  line.run(action, [args] { return run(*args); });
 }
 
 }  // namespace calotype::cli

@@ -1,12 +1,9 @@
 // The commands: each adds itself to the program, and sets `action` when it is the one asked for.
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <functional>
+#include "cli/command_line.h"
 
 namespace calotype::cli {
-
-using Action = std::function<int()>;  // returns the exit code
 
 void add_encode(CLI::App& program, Action& action);
 void add_decode(CLI::App& program, Action& action);

@@ -116,29 +116,26 @@ int run(const ConvertArgs& args) {
 
 void add_convert(CLI::App& program, Action& action) {
   const auto args = std::make_shared<ConvertArgs>();
-  CLI::App* app = add_command(
-      program, "convert", "Write a model into another container",
-      "calotype convert --model M (-o OUT | --ollama NAME) [OPTIONS]",
-      "  calotype convert --model z-image -o z-image-vae/\n"
-      "  calotype convert --model z-image-vae/ -o vae.safetensors --keys original --dtype bf16\n"
-      "  calotype convert --model vae.safetensors -o vae.gguf --dtype q8_0\n"
-      "  calotype convert --model vae.safetensors --ollama my-vae:latest\n"
-      "\nThe config is written too (into the file's metadata where it is one file), and the "
-      "weights\n"
-      "keep their bytes without --dtype.");
-  CLI::Option* output =
-      args->output.add(*app, "A diffusers folder (OUT/), a .safetensors or a .gguf file",
-                       "Overwrite a folder or an Ollama name that exists");
-  app->add_option("--ollama", args->ollama, "A name in the Ollama store ($OLLAMA_MODELS)")
-      ->type_name("NAME")
-      ->excludes(output);
-  add_choice(*app, "--keys", args->keys, {"diffusers", "original"},
-             "Names of the tensors: of diffusers (default), or the LDM/BFL ones");
-  add_choice(*app, "--dtype", args->dtype, {"f32", "f16", "bf16", "q8_0"},
-             "Of the weights (default: as they are; q8_0 in .gguf only)");
-  args->report.add(*app);
-  args->model.add(*app);
-  app->callback([args, &action] { action = [args] { return run(*args); }; });
+  CommandLine line(program, "convert", "Write a model into another container",
+                   "calotype convert --model M (-o OUT | --ollama NAME) [OPTIONS]", R"(
+  calotype convert --model z-image -o z-image-vae/
+  calotype convert --model z-image-vae/ -o vae.safetensors --keys original --dtype bf16
+  calotype convert --model vae.safetensors -o vae.gguf --dtype q8_0
+  calotype convert --model vae.safetensors --ollama my-vae:latest
+
+The config is written too (into the file's metadata where it is one file), and the
+weights keep their bytes without --dtype.)");
+  args->output.add(line, "A diffusers folder (OUT/), a .safetensors or a .gguf file",
+                   "Overwrite a folder or an Ollama name that exists");
+  line.text("--ollama", args->ollama, "NAME", "A name in the Ollama store ($OLLAMA_MODELS)");
+  line.exclude("--ollama", "--output");
+  line.choice("--keys", args->keys, {"diffusers", "original"},
+              "Names of the tensors: of diffusers (default), or the LDM/BFL ones");
+  line.choice("--dtype", args->dtype, {"f32", "f16", "bf16", "q8_0"},
+              "Of the weights (default: as they are; q8_0 in .gguf only)");
+  args->report.add(line);
+  args->model.add(line);
+  line.run(action, [args] { return run(*args); });
 }
 
 }  // namespace calotype::cli

@@ -1,6 +1,7 @@
 // calotype decode: latents to pictures.
 #include <algorithm>
 
+#include "calotype/latents.h"
 #include "cli/args.h"
 #include "cli/batch.h"
 #include "cli/commands.h"
@@ -189,38 +190,34 @@ int run(const DecodeArgs& args) {
 
 void add_decode(CLI::App& program, Action& action) {
   const auto args = std::make_shared<DecodeArgs>();
-  CLI::App* app = add_command(
-      program, "decode", "Decode latents to pictures",
-      "calotype decode LATENTS... -o OUT [OPTIONS]",
-      "  calotype decode photo.safetensors -o photo.png\n"
-      "  calotype decode *.npy -o pictures/ --format webp --quality 90 --model z-image\n"
-      "  calotype decode tokens.npy -o photo.png --size 1024x768 --model ae.safetensors\n"
-      "  calotype decode photo.safetensors -o photo.npy\n"
-      "\nLatents are .safetensors (key latents), .npy, or ComfyUI's .latent; packed tokens of "
-      "FLUX\n"
-      "pipelines need --size. A batch gives numbered pictures (photo-0001.png ...), or one array "
-      "in\n"
-      ".npy and .safetensors. Latents of another model's space are refused without --force.");
-  app->add_option("LATENTS", args->latents, "Latent files; - is standard input")
-      ->required()
-      ->type_name("");
-  args->output
-      .add(*app,
-           "A .png, .jpg, .webp, .npy or .safetensors file; a folder\n"
-           "(needed for several inputs); - is standard output",
-           "Overwrite files that exist where -o is a folder or the input\n"
-           "a batch; decode latents of another model's space")
-      ->required();
-  app->add_flag("--unscaled", args->unscaled,
-                "The latents are raw z: no scaling, shift or normalisation");
-  add_choice(*app, "--layout", args->layout, {"nchw", "nhwc"},
-             "Of the latents (default: what the file says, else nchw)");
-  add_size(*app, "--size", args->size, "Of the picture: unpacks tokens, or crops");
-  args->picture.add(*app);
-  args->report.add(*app);
-  args->model.add(*app);
-  args->run.add(*app);
-  app->callback([args, &action] { action = [args] { return run(*args); }; });
+  CommandLine line(program, "decode", "Decode latents to pictures",
+                   "calotype decode LATENTS... -o OUT [OPTIONS]", R"(
+  calotype decode photo.safetensors -o photo.png
+  calotype decode *.npy -o pictures/ --format webp --quality 90 --model z-image
+  calotype decode tokens.npy -o photo.png --size 1024x768 --model ae.safetensors
+  calotype decode photo.safetensors -o photo.npy --memory 1.3G
+
+Latents are .safetensors (key latents), .npy, or ComfyUI's .latent; packed tokens
+of FLUX pipelines need --size. A batch gives numbered pictures (photo-0001.png ...),
+or one array in .npy and .safetensors. Latents of another model's space are refused
+without --force.)");
+  line.files("LATENTS", args->latents, "Latent files; - is standard input");
+  args->output.add(line,
+                   "A .png, .jpg, .webp, .npy or .safetensors file; a folder\n"
+                   "(needed for several inputs); - is standard output",
+                   "Overwrite files that exist where -o is a folder or the input\n"
+                   "a batch; decode latents of another model's space");
+  line.require("--output");
+  line.flag("--unscaled", args->unscaled,
+            "The latents are raw z: no scaling, shift or normalisation");
+  line.choice("--layout", args->layout, {"nchw", "nhwc"},
+              "Of the latents (default: what the file says, else nchw)");
+  line.size("--size", args->size, "Of the picture: unpacks tokens, or crops");
+  args->picture.add(line);
+  args->report.add(line);
+  args->model.add(line);
+  args->run.add(line);
+  line.run(action, [args] { return run(*args); });
 }
 
 }  // namespace calotype::cli

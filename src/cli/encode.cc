@@ -1,4 +1,5 @@
 // calotype encode: pictures to latents.
+#include "calotype/latents.h"
 #include "cli/args.h"
 #include "cli/batch.h"
 #include "cli/commands.h"
@@ -132,46 +133,40 @@ int run(const EncodeArgs& args) {
 
 void add_encode(CLI::App& program, Action& action) {
   const auto args = std::make_shared<EncodeArgs>();
-  CLI::App* app = add_command(
-      program, "encode", "Encode pictures to latents",
-      "calotype encode PICTURE... -o OUT [OPTIONS]",
-      "  calotype encode photo.jpg -o photo.safetensors\n"
-      "  calotype encode *.png -o latents/ --model z-image --dtype bf16\n"
-      "  calotype encode photo.jpg -o photo.npy --resize 1024x1024 --sample --seed 7\n"
-      "  cat photo.png | calotype encode - -o - | calotype decode - -o back.png\n"
-      "\nPictures are PNG, JPEG, WebP, or .npy / .safetensors of float32 NHWC in [-1, 1]. Sides "
-      "that\n"
-      "are no multiple of the model's factor are padded by repeating the edge; the latents "
-      "remember\n"
-      "the picture's size, and decode crops to it. Without --sample the latents are the mode.");
-  app->add_option("PICTURE", args->pictures, "Picture files; - is standard input")
-      ->required()
-      ->type_name("");
-  args->output
-      .add(*app,
-           "A .safetensors, .npy or ComfyUI .latent file; a folder\n"
-           "(needed for several pictures); - is standard output")
-      ->required();
-  CLI::Option* sample =
-      app->add_flag("--sample", args->sample, "Draw from the posterior instead of taking its mode");
-  add_number(*app, "--seed", args->seed, 0, INT64_MAX,
-             "Of --sample (default 0). Every picture gets the same noise, so\n"
-             "that its latents do not depend on the others")
-      ->needs(sample);
-  CLI::Option* moments =
-      app->add_flag("--moments", args->moments, "Write mean and logvar, unscaled")
-          ->excludes(sample);
-  app->add_flag("--unscaled", args->unscaled, "Write raw z: no scaling, shift or normalisation")
-      ->excludes(moments);
-  add_choice(*app, "--dtype", args->dtype, {"f32", "f16", "bf16"}, "Of the latents (default f32)");
-  add_choice(*app, "--layout", args->layout, {"nchw", "nhwc"}, "Of the latents (default nchw)");
-  add_choice(*app, "--format", args->format, {"safetensors", "npy", "latent"},
-             "Instead of what the suffix of -o says");
-  args->picture.add(*app);
-  args->report.add(*app);
-  args->model.add(*app);
-  args->run.add(*app);
-  app->callback([args, &action] { action = [args] { return run(*args); }; });
+  CommandLine line(program, "encode", "Encode pictures to latents",
+                   "calotype encode PICTURE... -o OUT [OPTIONS]", R"(
+  calotype encode photo.jpg -o photo.safetensors
+  calotype encode *.png -o latents/ --model z-image --dtype bf16
+  calotype encode photo.jpg -o photo.npy --resize 1024x1024 --sample --seed 7
+  cat photo.png | calotype encode - -o - | calotype decode - -o back.png
+
+Pictures are PNG, JPEG, WebP, or .npy / .safetensors of float32 NHWC in [-1, 1].
+Sides that are no multiple of the model's factor are padded by repeating the edge;
+the latents remember the picture's size, and decode crops to it. Without --sample
+the latents are the mode.)");
+  line.files("PICTURE", args->pictures, "Picture files; - is standard input");
+  args->output.add(line,
+                   "A .safetensors, .npy or ComfyUI .latent file; a folder\n"
+                   "(needed for several pictures); - is standard output");
+  line.require("--output");
+  line.flag("--sample", args->sample, "Draw from the posterior instead of taking its mode");
+  line.number("--seed", args->seed, 0, INT64_MAX,
+              "Of --sample (default 0). Every picture gets the same noise, so\n"
+              "that its latents do not depend on the others");
+  line.need("--seed", "--sample");
+  line.flag("--moments", args->moments, "Write mean and logvar, unscaled");
+  line.exclude("--moments", "--sample");
+  line.flag("--unscaled", args->unscaled, "Write raw z: no scaling, shift or normalisation");
+  line.exclude("--unscaled", "--moments");
+  line.choice("--dtype", args->dtype, {"f32", "f16", "bf16"}, "Of the latents (default f32)");
+  line.choice("--layout", args->layout, {"nchw", "nhwc"}, "Of the latents (default nchw)");
+  line.choice("--format", args->format, {"safetensors", "npy", "latent"},
+              "Instead of what the suffix of -o says");
+  args->picture.add(line);
+  args->report.add(line);
+  args->model.add(line);
+  args->run.add(line);
+  line.run(action, [args] { return run(*args); });
 }
 
 }  // namespace calotype::cli

@@ -207,23 +207,22 @@ int run(const InfoArgs& args) {
 
 void add_info(CLI::App& program, Action& action) {
   const auto args = std::make_shared<InfoArgs>();
-  CLI::App* app =
-      add_command(program, "info", "Print a model's config, size, and what a job would take",
-                  "calotype info [--model M] [--size WxH] [OPTIONS]",
-                  "  calotype info\n"
-                  "  calotype info --model z-image --size 2560x1440\n"
-                  "  calotype info --family flux --size 2048x2048 --memory 1G\n"
-                  "  calotype info --model ae.safetensors --family flux --json\n"
-                  "\nWith --family and no --model: a family's config, without weights. The plan is "
-                  "of one picture:\n"
-                  "FLOP of the direct algorithm, time to expect, peak memory, what is computed "
-                  "again or spilled\n"
-                  "to disk to stay within --memory, and the smallest --memory that works.");
-  add_size(*app, "--size", args->size, "Also print the plan for a picture: FLOP, memory, time");
-  args->report.add(*app, "Print errors only");
-  args->model.add(*app);
-  args->run.add(*app);
-  app->callback([args, &action] { action = [args] { return run(*args); }; });
+  CommandLine line(program, "info", "Print a model's config, size, and what a job would take",
+                   "calotype info [--model M | --family F] [--size WxH] [OPTIONS]", R"(
+  calotype info
+  calotype info --model z-image --size 2560x1440
+  calotype info --family flux --size 2048x2048 --memory 1G
+  calotype info --model ae.safetensors --family flux --json
+
+With --family and no --model: a family's config, without weights. The plan is of
+one picture: FLOP of the direct algorithm, time to expect, peak memory, what is
+computed again or spilled to disk to stay within --memory, and the smallest --memory
+that works.)");
+  line.size("--size", args->size, "Also print the plan for a picture: FLOP, memory, time");
+  args->report.add(line, "Print errors only");
+  args->model.add(line);
+  args->run.add(line);
+  line.run(action, [args] { return run(*args); });
 }
 
 }  // namespace calotype::cli

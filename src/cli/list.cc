@@ -60,16 +60,17 @@ int run(const ReportArgs& args) {
 
 void add_list(CLI::App& program, Action& action) {
   const auto args = std::make_shared<ReportArgs>();
-  CLI::App* app = add_command(
-      program, "list", "List the models found on this machine", "calotype list [OPTIONS]",
-      "  calotype list\n"
-      "  calotype list --json\n"
-      "  calotype list --quiet | xargs -n 1 calotype info --model\n"
-      "\nLooks at the embedded model, the Ollama store ($OLLAMA_MODELS, else ~/.ollama/models) "
-      "and\n"
-      "the Hugging Face cache ($HF_HUB_CACHE, $HF_HOME/hub, else ~/.cache/huggingface/hub).");
-  args->add(*app, "Print names only, and only of models that can be used");
-  app->callback([args, &action] { action = [args] { return run(*args); }; });
+  CommandLine line(program, "list", "List the models found on this machine",
+                   "calotype list [OPTIONS]", R"(
+  calotype list
+  calotype list --json
+  calotype list --quiet | xargs -n 1 calotype info --model
+
+Looks at the embedded model, the Ollama store ($OLLAMA_MODELS, else
+~/.ollama/models) and the Hugging Face cache ($HF_HUB_CACHE, $HF_HOME/hub, else
+~/.cache/huggingface/hub).)");
+  args->add(line, "Print names only, and only of models that can be used");
+  line.run(action, [args] { return run(*args); });
 }
 
 }  // namespace calotype::cli

@@ -1,5 +1,6 @@
 #include "cli/program.h"
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -8,7 +9,7 @@
 
 #include "calotype/error.h"
 #include "calotype/version.h"
-#include "cli/args.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/report.h"
@@ -38,12 +39,12 @@ int run(int argc, char** argv) {
   CLI::App program("Pictures to latents and back: the KL autoencoder of latent diffusion models",
                    "calotype");
   set_help(program, "calotype COMMAND [OPTIONS]",
-           "Try it with the embedded model:\n"
-           "  calotype encode photo.jpg -o photo.safetensors\n"
-           "  calotype decode photo.safetensors -o back.png\n"
-           "  calotype roundtrip photo.jpg --compare compare.png\n"
-           "Each command has its own help: calotype decode --help\n"
-           "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.");
+           R"(Try it with the embedded model:
+  calotype encode photo.jpg -o photo.safetensors
+  calotype decode photo.safetensors -o back.png
+  calotype roundtrip photo.jpg --compare compare.png
+Each command has its own help: calotype decode --help
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.)");
   program.set_version_flag("--version", "calotype " CALOTYPE_VERSION, "Print the version and exit");
   program.require_subcommand(1);
   Action action;

@@ -188,31 +188,28 @@ int run(const RoundtripArgs& args) {
 
 void add_roundtrip(CLI::App& program, Action& action) {
   const auto args = std::make_shared<RoundtripArgs>();
-  CLI::App* app = add_command(
-      program, "roundtrip", "Encode and decode pictures; print PSNR, SSIM and times",
-      "calotype roundtrip PICTURE... [-o OUT] [--compare OUT] [OPTIONS]",
-      "  calotype roundtrip photo.jpg\n"
-      "  calotype roundtrip photo.jpg -o back.png --compare compare.png\n"
-      "  calotype roundtrip *.png --model z-image --json\n"
-      "\nPSNR and SSIM are of the 8-bit pictures. --compare shows original, result and their\n"
-      "difference side by side.");
-  app->add_option("PICTURE", args->pictures, "Picture files; - is standard input")
-      ->required()
-      ->type_name("");
-  args->output.add(*app, "Where the result goes: a picture file, a folder, or -");
-  app->add_option("--compare", args->compare, "Where the comparison goes: likewise")
-      ->type_name("OUT");
-  add_number(*app, "--amplify", args->amplify, 1, 255,
-             "Of the difference in the comparison (default 8)");
-  CLI::Option* sample =
-      app->add_flag("--sample", args->sample, "Draw from the posterior instead of taking its mode");
-  add_number(*app, "--seed", args->seed, 0, INT64_MAX, "Of --sample (default 0)")->needs(sample);
-  args->picture_in.add(*app);
-  args->picture_out.add(*app);
-  args->report.add(*app);
-  args->model.add(*app);
-  args->run.add(*app);
-  app->callback([args, &action] { action = [args] { return run(*args); }; });
+  CommandLine line(program, "roundtrip", "Encode and decode pictures; print PSNR, SSIM and times",
+                   "calotype roundtrip PICTURE... [-o OUT] [--compare OUT] [OPTIONS]", R"(
+  calotype roundtrip photo.jpg
+  calotype roundtrip photo.jpg -o back.png --compare compare.png
+  calotype roundtrip *.png --model z-image --json
+
+PSNR and SSIM are of the 8-bit pictures. --compare shows original, result and their
+difference side by side.)");
+  line.files("PICTURE", args->pictures, "Picture files; - is standard input");
+  args->output.add(line, "Where the result goes: a picture file, a folder, or -");
+  line.text("--compare", args->compare, "OUT", "Where the comparison goes: likewise");
+  line.number("--amplify", args->amplify, 1, 255,
+              "Of the difference in the comparison (default 8)");
+  line.flag("--sample", args->sample, "Draw from the posterior instead of taking its mode");
+  line.number("--seed", args->seed, 0, INT64_MAX, "Of --sample (default 0)");
+  line.need("--seed", "--sample");
+  args->picture_in.add(line);
+  args->picture_out.add(line);
+  args->report.add(line);
+  args->model.add(line);
+  args->run.add(line);
+  line.run(action, [args] { return run(*args); });
 }
 
 }  // namespace calotype::cli

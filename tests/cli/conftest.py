@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ class Program:
     def __init__(self, path, folder):
         self.path = str(path)
         self.folder = folder
+        self.started = []
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "OLLAMA_", "CALOTYPE_"))}
         self.environment["HOME"] = str(folder / "home")
 
@@ -45,12 +47,25 @@ class Program:
         return lines[0]
 
     def start(self, *args, **more):
-        return subprocess.Popen(
-            [self.path, *map(str, args)],
-            cwd=self.folder,
-            env=self.environment,
-            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | more),
+        defaults = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+            "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        }
+        process = subprocess.Popen(
+            [self.path, *map(str, args)], cwd=self.folder, env=self.environment, **(defaults | more)
         )
+        self.started.append(process)
+        return process
+
+    def stop(self):
+        """Ends what a failed test left running."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
     def files(self):
         return sorted(
@@ -63,7 +78,9 @@ class Program:
 @pytest.fixture
 def calotype(request, tmp_path):
     (tmp_path / "home").mkdir()
-    return Program(Path(request.config.getoption("--calotype")).resolve(), tmp_path)
+    program = Program(Path(request.config.getoption("--calotype")).resolve(), tmp_path)
+    yield program
+    program.stop()
 
 
 def gradient(width, height, seed=0):
