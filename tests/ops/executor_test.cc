@@ -15,7 +15,6 @@
 #include "model/encoder.h"
 #include "model/tensor_source.h"
 #include "ops/planner.h"
-#include "ops/scratch.h"
 #include "reference/reference_ops.h"
 #include "support/errors.h"
 #include "support/plain_run.h"
@@ -112,11 +111,6 @@ TEST(Executor, names_the_smallest_memory_where_none_fits) {
   EXPECT_THAT(sentence_of([&] { plan_execution(network.graph, *ops, network.batch, options); },
                           ErrorCode::kOutOfMemory),
               HasSubstr(std::to_string(least)));
-}
-
-TEST(Executor, refuses_a_scratch_folder_that_is_not_there) {
-  const TemporaryFolder folder;
-  sentence_of([&] { Scratch(folder.path("none"), kScratchPage); }, ErrorCode::kNotFound);
 }
 
 }  // namespace
