@@ -28,6 +28,7 @@ std::map<std::string, int64_t> weights_by_dtype(const Model& model) {
 
 std::string dtype_text(const std::map<std::string, int64_t>& bytes) {
   std::vector<std::string> names;
+  names.reserve(bytes.size());
   for (const auto& [name, count] : bytes) names.push_back(name);
   return join(names, ", ");
 }

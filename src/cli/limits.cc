@@ -64,6 +64,7 @@ HWY_EXPORT(multiply_add);
 double time_together(int threads, const std::function<void(int)>& work) {
   std::barrier start(threads + 1), end(threads + 1);
   std::vector<std::jthread> pool;
+  pool.reserve(static_cast<size_t>(threads));
   for (int t = 0; t < threads; ++t) {
     pool.emplace_back([&, t] {
       start.arrive_and_wait();

@@ -19,6 +19,12 @@ namespace fs = std::filesystem;
   throw Error(ErrorCode::kInvalidArgument, sentence);
 }
 
+[[noreturn]] void refuse_same_output(const std::string& input, const std::string& other,
+                                     const std::string& path) {
+  wrong_usage(input + " and " + other + " would both be written to " + path +
+              "; rename one, or use a folder for each");
+}
+
 bool same_file(const std::string& a, const std::string& b) {
   std::error_code ignored;
   return fs::equivalent(a, b, ignored);
@@ -50,8 +56,9 @@ std::vector<std::string> plan_outputs(const std::vector<std::string>& inputs,
   }
   const bool folder = names_folder(output);
   if (!folder && inputs.size() > 1) {
+    const std::string example = output == "-" ? "DIR" : output;
     wrong_usage(std::to_string(inputs.size()) + " inputs need a folder to write to, but " + output +
-                " is none; make it and say -o " + (output == "-" ? "DIR/" : output + "/"));
+                " is none; make it and say -o " + example + "/");
   }
   if (folder && !fs::is_directory(output)) {
     throw Error(ErrorCode::kNotFound,
@@ -63,8 +70,7 @@ std::vector<std::string> plan_outputs(const std::vector<std::string>& inputs,
     const std::string path = folder ? in_folder(output, input, suffix) : output;
     const auto [other, is_new] = maker.emplace(path, input);
     if (!is_new) {
-      wrong_usage(other->second + " and " + input + " would both be written to " + path +
-                  "; rename one, or use a folder for each");
+      refuse_same_output(other->second, input, path);
     }
     if (!folder) check_parent(path);
     if (same_file(input, path) && !force) {
