@@ -2,9 +2,8 @@
 //
 // A tile of AMX multiplies 16 x 32 by 32 x 16 in 16 cycles, sixteen times what the float32 units of
 // the same core do: so much that Winograd's transforms would take longer than the multiplies they
-// save, and rounding transformed values to bf16 would cost 10 dB. Convolutions are direct (the taps
-// of a row of pixels lie side by side in memory, as one product), but for upsampling, where each of
-// the four phases of y's pixels is a 2x2 convolution.
+// save. Convolutions are direct (the taps of a row of pixels lie side by side in memory, as one
+// product), but for upsampling, where each of the four phases of y's pixels is a 2x2 convolution.
 //
 // AVX512-BF16 alone is not used: at twice the float32 rate a direct convolution is slower than
 // Winograd in float32.
