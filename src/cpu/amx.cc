@@ -1,4 +1,5 @@
 // AMX by its intrinsics: Debian's Highway has none for it.
+#include <cstddef>
 #include <cstring>
 
 #include "core/cat.h"
@@ -71,10 +72,11 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_32(const Bf16Product&
   float* c = p.c + row * 32;
   const auto a_bytes = static_cast<size_t>(p.row_stride) * 2;
   constexpr size_t kCBytes = 32 * sizeof(float);
+  constexpr std::ptrdiff_t kLower = std::ptrdiff_t{16} * 32;
   _tile_loadd(0, c, kCBytes);
   _tile_loadd(1, c + 16, kCBytes);
-  _tile_loadd(2, c + 16 * 32, kCBytes);
-  _tile_loadd(3, c + 16 * 32 + 16, kCBytes);
+  _tile_loadd(2, c + kLower, kCBytes);
+  _tile_loadd(3, c + kLower + 16, kCBytes);
   for (int64_t k = 0; k < p.depth; k += 32) {
     const uint16_t* b = p.b + k * 32;
     _tile_loadd(4, a + k, a_bytes);
@@ -88,8 +90,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_32(const Bf16Product&
   }
   _tile_stored(0, c, kCBytes);
   _tile_stored(1, c + 16, kCBytes);
-  _tile_stored(2, c + 16 * 32, kCBytes);
-  _tile_stored(3, c + 16 * 32 + 16, kCBytes);
+  _tile_stored(2, c + kLower, kCBytes);
+  _tile_stored(3, c + kLower + 16, kCBytes);
 }
 
 }  // namespace

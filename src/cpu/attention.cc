@@ -396,7 +396,7 @@ void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& no
       stages.next(0.01, chunks));
 
   // Smaller blocks where there would be too few for all threads; results do not depend on it.
-  const int64_t wanted = divide_up(s.tokens * call.batch, 3 * work.threads);
+  const int64_t wanted = divide_up(s.tokens * call.batch, int64_t{3} * work.threads);
   const int64_t queries = std::clamp(round_up(wanted, kWidestPanel), kWidestPanel, kQueries);
   const int64_t blocks = divide_up(s.tokens, queries), jobs = call.batch * blocks;
   const auto run = CALOTYPE_DISPATCH(AttentionBlockRun, simd);

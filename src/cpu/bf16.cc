@@ -254,7 +254,7 @@ void bf16_conv(const Simd& simd, Bf16Unit unit, const ConvProblem& p, Workspace&
   const int64_t height = p.y.h / s.step, width = p.y.w / s.step;  // of the grid of a group
   const int64_t columns = divide_up(width, kBf16Columns);
   const int64_t units = p.call.batch * bands * columns;
-  const int64_t splits = std::clamp<int64_t>(8 * work.threads / units, 1, s.panels);
+  const int64_t splits = std::clamp<int64_t>(int64_t{8} * work.threads / units, 1, s.panels);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
   const auto block_conv = CALOTYPE_DISPATCH(Bf16BlockConv, simd);

@@ -194,7 +194,8 @@ void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
   const int64_t bands = divide_up(p.call.y.rows, kDirectBandRows);
   const int64_t units = p.call.batch * bands * s.columns;
   // Enough jobs for all threads where the picture is small; results do not depend on it.
-  const int64_t splits = std::clamp<int64_t>(divide_up(4 * work.threads, units), 1, s.panels);
+  const int64_t splits =
+      std::clamp<int64_t>(divide_up(int64_t{4} * work.threads, units), 1, s.panels);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
   const auto block_conv = CALOTYPE_DISPATCH(DirectBlockConv, simd);

@@ -437,8 +437,9 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
   // Enough jobs for all threads where blocks are few: each then transforms its input for a part of
   // the output channels. Results do not depend on it.
   const int64_t most = divide_up(s.out_padded, 64);
-  const int64_t splits =
-      units >= 8 * work.threads ? 1 : std::clamp<int64_t>(8 * work.threads / units, 1, most);
+  const int64_t splits = units >= int64_t{8} * work.threads
+                             ? 1
+                             : std::clamp<int64_t>(int64_t{8} * work.threads / units, 1, most);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
   const WinogradJob job{p, s, streams(p)};
