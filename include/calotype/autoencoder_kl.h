@@ -2,6 +2,7 @@
 // to latents and back.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -90,6 +91,15 @@ struct CALOTYPE_API Posterior {
   Tensor sample(uint64_t seed, uint64_t first_image = 0) const;
 };
 
+// Pictures, latents or moments in the memory of a GPU: the element at batch b, row y, column x and
+// channel c lies strides[0] b + strides[1] y + strides[2] x + strides[3] c elements from `data`.
+struct DeviceView {
+  void* data = nullptr;
+  DType dtype = DType::kF32;  // F32, F16 or BF16; pictures also U8
+  Shape shape;                // NHWC, whatever the order in memory
+  std::array<int64_t, 4> strides = {};
+};
+
 // Immutable; may be used from several threads at once.
 class CALOTYPE_API AutoencoderKL {
  public:
@@ -120,6 +130,24 @@ class CALOTYPE_API AutoencoderKL {
   // Error(kInvalidArgument) unless H and W are multiples of the factor (pad_to_factor does it).
   Posterior encode(const Tensor& image, const RunOptions& options = {}) const;
 
+  // As decode and decode_z, in 8 bits: round(255 * clamp(y / 2 + 0.5)), dense NHWC. A GPU then sends
+  // a quarter of the bytes.
+  std::vector<uint8_t> decode_bytes(const Tensor& latents, const RunOptions& options = {}) const;
+  std::vector<uint8_t> decode_z_bytes(const Tensor& z, const RunOptions& options = {}) const;
+
+  // On the GPU `options.device`, from and to its memory, on `stream` (a cudaStream_t; null is the
+  // default stream): nothing is copied and nothing is waited for. Latents are scaled, or raw z where
+  // `raw`; moments are mean and logvar (not clamped) of raw z, 2 * latent_channels. The first call of
+  // a size allocates, so it cannot be captured in a CUDA graph; later ones can. Throws as decode
+  // does, and Error(kNotFound) where there is no GPU.
+  void decode_on_device(const DeviceView& latents, bool raw, const DeviceView& image, void* stream,
+                        const RunOptions& options = {}) const;
+  void encode_on_device(const DeviceView& image, const DeviceView& moments, void* stream,
+                        const RunOptions& options = {}) const;
+
+  // What a job with these options runs on: "CPU", or the GPU's name, its kernels and the precision.
+  std::string backend_name(const RunOptions& options = {}) const;
+
   // Raw z <-> scaled latents, as the family defines them (scaling_factor, shift_factor,
   // latents_mean/std; FLUX.2: 2x2 patches, batch norm).
   Tensor scale(const Tensor& z) const;
@@ -135,6 +163,8 @@ class CALOTYPE_API AutoencoderKL {
                    const RunOptions& options = {}) const;
 
  private:
+  void check_sides(const Shape& picture) const;
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <optional>
 #include <set>
+#include <span>
 
+#include "calotype/image.h"
 #include "core/cat.h"
 #include "core/checked.h"
 #include "model/decoder.h"
+#include "model/device.h"
 #include "model/encoder.h"
 #include "model/job.h"
 #include "model/latent_space.h"
@@ -41,8 +44,7 @@ std::vector<double> numbers(const TensorView& view) {
 }
 
 // `what` is "latents", "z" or "picture".
-void check_input(const Tensor& tensor, int64_t channels, const char* what) {
-  const Shape& s = tensor.shape();
+void check_input(const Shape& s, int64_t channels, const char* what) {
   if (s.size() != 4 || s[3] != channels ||
       std::any_of(s.begin(), s.end(), [](int64_t side) { return side < 1; })) {
     fail(ErrorCode::kInvalidArgument, "the ", what, " must have the shape [batch, height, width, ",
@@ -58,6 +60,7 @@ struct AutoencoderKL::Impl {
   std::optional<Decoder> decoder;
   std::optional<LatentSpace> latent_space;
   int64_t encoder_parameters = 0, decoder_parameters = 0;
+  mutable DeviceSessions sessions;
 
   const Encoder& need_encoder() const {
     if (!encoder)
@@ -76,6 +79,11 @@ struct AutoencoderKL::Impl {
            "latents, are missing; raw z (--unscaled) can be used");
     }
     return *latent_space;
+  }
+  Plan plan(const Graph& graph, int64_t batch, const RunOptions& options) const {
+    const std::shared_ptr<DeviceSession> session = sessions.open(options, model.config);
+    return session ? plan_on_device(*session, graph, batch, options)
+                   : Job(graph, model, batch, options).plan();
   }
   // Picture pixels per pixel of z.
   int64_t z_factor() const { return int64_t{1} << (model.config.block_out_channels.size() - 1); }
@@ -137,20 +145,141 @@ Tensor AutoencoderKL::decode(const Tensor& latents, const RunOptions& options) c
 
 Tensor AutoencoderKL::decode_z(const Tensor& z, const RunOptions& options) const {
   const Decoder& decoder = impl_->need_decoder();
-  check_input(z, config().latent_channels, "z");
-  return Job(decoder.graph(z.dim(1), z.dim(2)), model(), z.dim(0), options).run(z);
+  check_input(z.shape(), config().latent_channels, "z");
+  const Graph graph = decoder.graph(z.dim(1), z.dim(2));
+  const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config());
+  if (!session) return Job(graph, model(), z.dim(0), options).run(z);
+  const Extent out = graph.extent(graph.output());
+  Tensor image({z.dim(0), out.h, out.w, out.c});
+  run_on_device(*session, graph, z, image.data(), DType::kF32, options);
+  return image;
+}
+
+std::vector<uint8_t> AutoencoderKL::decode_bytes(const Tensor& latents,
+                                                 const RunOptions& options) const {
+  return decode_z_bytes(unscale(latents), options);
+}
+
+std::vector<uint8_t> AutoencoderKL::decode_z_bytes(const Tensor& z,
+                                                   const RunOptions& options) const {
+  const Decoder& decoder = impl_->need_decoder();
+  check_input(z.shape(), config().latent_channels, "z");
+  std::vector<uint8_t> bytes;
+  const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config());
+  if (!session) {
+    const Tensor image = decode_z(z, options);
+    bytes.resize(static_cast<size_t>(image.size()));
+    to_uint8(image.values(), bytes);
+    return bytes;
+  }
+  const Graph graph = decoder.graph(z.dim(1), z.dim(2));
+  const Extent out = graph.extent(graph.output());
+  bytes.resize(static_cast<size_t>(element_count({z.dim(0), out.h, out.w, out.c})));
+  run_on_device(*session, graph, z, bytes.data(), DType::kU8, options);
+  return bytes;
+}
+
+namespace {
+
+DeviceArray array_of(const DeviceView& view, bool may_be_bytes, const char* what) {
+  const bool known = view.dtype == DType::kF32 || view.dtype == DType::kF16 ||
+                     view.dtype == DType::kBF16 || (may_be_bytes && view.dtype == DType::kU8);
+  if (!known) {
+    fail(ErrorCode::kInvalidArgument, "the ", what, " on the GPU cannot be of dtype ",
+         dtype_name(view.dtype), "; F32, F16 and BF16 can", may_be_bytes ? ", and U8" : "");
+  }
+  return {view.data, view.dtype, view.strides, true};
+}
+
+void check_shape(const Shape& shape, const Shape& expected, const char* what) {
+  if (shape == expected) return;
+  fail(ErrorCode::kInvalidArgument, "the ", what, " must have the shape ", shape_string(expected),
+       ", not ", shape_string(shape));
+}
+
+RunOptions on_gpu(RunOptions options) {
+  options.backend = Backend::kCuda;
+  return options;
+}
+
+}  // namespace
+
+void AutoencoderKL::decode_on_device(const DeviceView& latents, bool raw, const DeviceView& image,
+                                     void* stream, const RunOptions& options) const {
+  const Decoder& decoder = impl_->need_decoder();
+  InputMap map;
+  int64_t channels = config().latent_channels;
+  if (!raw) {
+    const LatentSpace& space = impl_->need_latent_space();
+    channels = space.channels();
+    map.patch = space.patch();
+    for (size_t c = 0; c < space.mean().size(); c++) {
+      map.scale.push_back(static_cast<float>(1 / space.factor()[c]));
+      map.offset.push_back(static_cast<float>(space.mean()[c]));
+    }
+  }
+  check_input(latents.shape, channels, raw ? "z" : "latents");
+  const Graph graph = decoder.graph(latents.shape[1] * map.patch, latents.shape[2] * map.patch);
+  const Extent out = graph.extent(graph.output());
+  check_shape(image.shape, {latents.shape[0], out.h, out.w, out.c}, "picture");
+  DeviceCall call;
+  call.graph = &graph;
+  call.batch = latents.shape[0];
+  call.input = array_of(latents, false, "latents");
+  call.output = array_of(image, true, "picture");
+  call.map = &map;
+  call.stream = stream;
+  call.memory = options.memory;
+  call.layers = options.layers;
+  impl_->sessions.open(on_gpu(options), config())->run(call);
+}
+
+void AutoencoderKL::encode_on_device(const DeviceView& image, const DeviceView& moments,
+                                     void* stream, const RunOptions& options) const {
+  const Encoder& encoder = impl_->need_encoder();
+  check_input(image.shape, config().in_channels, "picture");
+  check_sides(image.shape);
+  const Graph graph = encoder.graph(image.shape[1], image.shape[2]);
+  const Extent out = graph.extent(graph.output());
+  check_shape(moments.shape, {image.shape[0], out.h, out.w, out.c}, "array of moments");
+  DeviceCall call;
+  call.graph = &graph;
+  call.batch = image.shape[0];
+  call.input = array_of(image, true, "picture");
+  call.output = array_of(moments, false, "moments");
+  call.stream = stream;
+  call.memory = options.memory;
+  call.layers = options.layers;
+  impl_->sessions.open(on_gpu(options), config())->run(call);
+}
+
+std::string AutoencoderKL::backend_name(const RunOptions& options) const {
+  if (options.backend == Backend::kReference) return "reference";
+  const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config());
+  return session ? session->description() : "CPU";
+}
+
+void AutoencoderKL::check_sides(const Shape& picture) const {
+  const int64_t factor = config().spatial_factor();
+  if (picture[1] % factor != 0 || picture[2] % factor != 0) {
+    fail(ErrorCode::kInvalidArgument, "the picture is ", picture[2], "x", picture[1],
+         "; its sides must be multiples of ", factor, " (pad_to_factor pads it)");
+  }
 }
 
 Posterior AutoencoderKL::encode(const Tensor& image, const RunOptions& options) const {
   const Encoder& encoder = impl_->need_encoder();
-  check_input(image, config().in_channels, "picture");
-  const int64_t factor = config().spatial_factor();
-  if (image.dim(1) % factor != 0 || image.dim(2) % factor != 0) {
-    fail(ErrorCode::kInvalidArgument, "the picture is ", image.dim(2), "x", image.dim(1),
-         "; its sides must be multiples of ", factor, " (pad_to_factor pads it)");
+  check_input(image.shape(), config().in_channels, "picture");
+  check_sides(image.shape());
+  const Graph graph = encoder.graph(image.dim(1), image.dim(2));
+  Tensor moments;
+  if (const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config())) {
+    const Extent out = graph.extent(graph.output());
+    moments = Tensor({image.dim(0), out.h, out.w, out.c});
+    run_on_device(*session, graph, image, moments.data(), DType::kF32, options);
+  } else {
+    moments = Job(graph, model(), image.dim(0), options).run(image);
   }
-  const Tensor moments =
-      Job(encoder.graph(image.dim(1), image.dim(2)), model(), image.dim(0), options).run(image);
   Posterior posterior;
   const int64_t channels = config().latent_channels, pixels = moments.size() / (2 * channels);
   const Shape shape = {moments.dim(0), moments.dim(1), moments.dim(2), channels};
@@ -166,13 +295,13 @@ Posterior AutoencoderKL::encode(const Tensor& image, const RunOptions& options) 
 }
 
 Tensor AutoencoderKL::scale(const Tensor& z) const {
-  check_input(z, config().latent_channels, "z");
+  check_input(z.shape(), config().latent_channels, "z");
   return impl_->need_latent_space().scale(z);
 }
 
 Tensor AutoencoderKL::unscale(const Tensor& latents) const {
   const LatentSpace& space = impl_->need_latent_space();
-  check_input(latents, space.channels(), "latents");
+  check_input(latents.shape(), space.channels(), "latents");
   return space.unscale(latents);
 }
 
@@ -202,7 +331,7 @@ Plan AutoencoderKL::plan_decode(int64_t batch, int64_t height, int64_t width,
                                 const RunOptions& options) const {
   const auto [h, w] = padded(config(), height, width);
   const Graph graph = impl_->need_decoder().graph(h / impl_->z_factor(), w / impl_->z_factor());
-  Plan plan = Job(graph, model(), batch, options).plan();
+  Plan plan = impl_->plan(graph, batch, options);
   const int64_t factor = config().spatial_factor();
   plan.latents = {batch, h / factor, w / factor, config().channels()};
   plan.image = {batch, h, w, config().out_channels};
@@ -213,7 +342,7 @@ Plan AutoencoderKL::plan_encode(int64_t batch, int64_t height, int64_t width,
                                 const RunOptions& options) const {
   const auto [h, w] = padded(config(), height, width);
   const Graph graph = impl_->need_encoder().graph(h, w);
-  Plan plan = Job(graph, model(), batch, options).plan();
+  Plan plan = impl_->plan(graph, batch, options);
   const int64_t factor = config().spatial_factor();
   plan.latents = {batch, h / factor, w / factor, config().channels()};
   plan.image = {batch, h, w, config().in_channels};

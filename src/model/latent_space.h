@@ -22,6 +22,9 @@ class LatentSpace {
 
   int64_t patch() const { return patch_; }
   int64_t channels() const { return static_cast<int64_t>(mean_.size()); }
+  // Per channel of the (patched) latents.
+  const std::vector<double>& mean() const { return mean_; }
+  const std::vector<double>& factor() const { return factor_; }
   Tensor scale(const Tensor& z) const;
   Tensor unscale(const Tensor& latents) const;
   std::string hash(int64_t spatial_factor) const;

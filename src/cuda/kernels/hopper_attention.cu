@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   begin_grid();
 
-  const int group = threadIdx.x >> 7;
+  const int group = __shfl_sync(~0u, threadIdx.x >> 7, 0);  // known to be the same in a warp
   const int tiles = p.pictures * p.tiles_down * p.tiles_across;
   const int steps = (p.depth + kSlab - 1) / kSlab;
   if (group == 0) {
@@ -103,6 +103,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int g = group - 1, thread = threadIdx.x & 127, lane = threadIdx.x & 31;
   const int warp = (threadIdx.x >> 5) & 3, quad = lane & 3, row8 = lane >> 2;
   const uint32_t staging = base + kStages * kStageBytes + g * 2 * kHalfBytes;
+  constexpr uint32_t kForm = descriptor_form(8 * 128);
   float acc[2][kColumns / 2];
   Ring<kStages> ring(0);
   bool staged = false;
@@ -120,15 +121,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     int used = -1, add = 0;
     for (int k = 0; k < steps; k++) {
       const uint32_t stage = base + ring.stage * kStageBytes;
-      const uint64_t a0 = matrix_descriptor(stage + g * (kABytes / 2), 1024);
-      const uint64_t a1 = matrix_descriptor(stage + g * (kABytes / 2) + 64 * 128, 1024);
-      const uint64_t b = matrix_descriptor(stage + kABytes, 1024);
+      const uint32_t a0 = descriptor_start(stage + g * (kABytes / 2));
+      const uint32_t a1 = descriptor_start(stage + g * (kABytes / 2) + 64 * 128);
+      const uint32_t b = descriptor_start(stage + kABytes);
       barrier_wait(shared_address(&barriers.loaded[ring.stage]), ring.parity);
       wgmma_fence();
 #pragma unroll
       for (int i = 0; i < kSlab / 16; i++) {
-        wgmma<T, kColumns>(acc[0], a0 + i * kDescriptorStep, b + i * kDescriptorStep, add);
-        wgmma<T, kColumns>(acc[1], a1 + i * kDescriptorStep, b + i * kDescriptorStep, add);
+        const uint32_t along = i * kDescriptorStep;
+        const uint64_t columns = descriptor(b + along, kForm);
+        wgmma<T, kColumns>(acc[0], descriptor(a0 + along, kForm), columns, add);
+        wgmma<T, kColumns>(acc[1], descriptor(a1 + along, kForm), columns, add);
         add = 1;
       }
       wgmma_commit();
@@ -231,75 +234,77 @@ __global__ void __launch_bounds__(256) bounds_kernel(HopperAttention call) {
   if (lane == 0) call.bounds[row] = 1.01f * sqrtf(squares) * largest - kHeadroom;
 }
 
-// A thread: one row's sum over the tiles, in order.
-__global__ void __launch_bounds__(256) scales_kernel(HopperAttention call, int tiles) {
-  begin_grid();
-  const int64_t rows = int64_t{call.pictures} * call.rows;
-  const int64_t row = int64_t{blockIdx.x} * 256 + threadIdx.x;
-  if (row >= rows) return;
-  float sum = 0;
-  for (int t = 0; t < tiles; t++) sum += call.sums[t * rows + row];
-  // Above 2^-100 the largest weight is far enough from 2^-126 for the others to count. 0 says:
-  // failed.
-  call.scales[row] = sum > 0x1p-100f && sum < 0x1p126f ? 1 / sum : 0;
+constexpr int kFinishRows = 32, kFinishThreads = 256, kParts = kFinishThreads / kFinishRows;
+
+// Scores of one row, made anew: P's row in full, and its scale. The scores are computed twice, for
+// their maximum and sum and for the weights. A warp has every eighth token.
+__device__ void rescue_row(const HopperAttention& call, int64_t row, float* query) {
+  __shared__ float maxima[kParts], totals[kParts];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const T* q = static_cast<const T*>(call.q.data);
+  const T* x = static_cast<const T*>(call.x.data);
+  T* p = static_cast<T*>(call.p) + row * call.pitch;
+  const int channels = call.x.c, tokens = static_cast<int>(call.x.pixels());
+  const int64_t pixel = pixel_of(call, row);
+  const int64_t first_token = (call.first_picture + row / call.rows) * int64_t{tokens};
+  __syncthreads();
+  for (int c = threadIdx.x; c < channels; c += kFinishThreads) {
+    query[c] = widen_one(q[call.q.offset(pixel, c)]);
+  }
+  __syncthreads();
+  const auto score = [&](int token) {
+    float sum = 0;
+    for (int c = lane; c < channels; c += 32) {
+      sum = fmaf(query[c], widen_one(x[call.x.offset(first_token + token, c)]), sum);
+    }
+    for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+    return sum;
+  };
+  float largest = -INFINITY, total = 0;
+  for (int token = warp; token < tokens; token += kParts) {
+    const float s = score(token), higher = fmaxf(largest, s);
+    total = total * exp2f(largest - higher) + exp2f(s - higher);
+    largest = higher;
+  }
+  if (lane == 0) {
+    maxima[warp] = largest;
+    totals[warp] = total;
+  }
+  __syncthreads();
+  float top = maxima[0];
+  for (int w = 1; w < kParts; w++) top = fmaxf(top, maxima[w]);
+  total = 0;
+  for (int w = 0; w < kParts; w++) {
+    if (totals[w] > 0) total += totals[w] * exp2f(maxima[w] - top);
+  }
+  for (int token = warp; token < tokens; token += kParts) {
+    const float s = score(token);
+    if (lane == 0) p[token] = narrow<T>(exp2f(s - top));
+  }
+  if (threadIdx.x == 0) call.scales[row] = 1 / total;
 }
 
-constexpr int kRescueRows = 32;
-
-// Block: the failed ones of 32 rows, each made anew in P: the scores twice, for their maximum and
-// sum and for the weights. A warp has every eighth token.
-__global__ void __launch_bounds__(256) rescue_kernel(HopperAttention call) {
+// Block: the scales of 32 rows, from their sums over the tiles; eight threads a row.
+__global__ void __launch_bounds__(kFinishThreads)
+    finish_weights_kernel(HopperAttention call, int tiles) {
   begin_grid();
   extern __shared__ float query[];
-  __shared__ float maxima[8], totals[8];
+  __shared__ float parts[kParts][kFinishRows];
+  const int lane = threadIdx.x % kFinishRows, part = threadIdx.x / kFinishRows;
   const int64_t rows = int64_t{call.pictures} * call.rows;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  for (int r = 0; r < kRescueRows; r++) {
-    const int64_t row = int64_t{blockIdx.x} * kRescueRows + r;
-    if (row >= rows || call.scales[row] != 0) continue;  // the same for the whole block
-    const T* q = static_cast<const T*>(call.q.data);
-    const T* x = static_cast<const T*>(call.x.data);
-    T* p = static_cast<T*>(call.p) + row * call.pitch;
-    const int channels = call.x.c, tokens = static_cast<int>(call.x.pixels());
-    const int64_t pixel = pixel_of(call, row);
-    const int64_t first_token = (call.first_picture + row / call.rows) * int64_t{tokens};
-    __syncthreads();
-    for (int c = threadIdx.x; c < channels; c += 256) {
-      query[c] = widen_one(q[call.q.offset(pixel, c)]);
-    }
-    __syncthreads();
-    const auto score = [&](int token) {
-      float sum = 0;
-      for (int c = lane; c < channels; c += 32) {
-        sum = fmaf(query[c], widen_one(x[call.x.offset(first_token + token, c)]), sum);
-      }
-      for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
-      return sum;
-    };
-    float largest = -INFINITY, total = 0;
-    for (int token = warp; token < tokens; token += 8) {
-      const float s = score(token), higher = fmaxf(largest, s);
-      total = total * exp2f(largest - higher) + exp2f(s - higher);
-      largest = higher;
-    }
-    if (lane == 0) {
-      maxima[warp] = largest;
-      totals[warp] = total;
-    }
-    __syncthreads();
-    float top = maxima[0];
-    for (int w = 1; w < 8; w++) top = fmaxf(top, maxima[w]);
-    total = 0;
-    for (int w = 0; w < 8; w++) {
-      if (totals[w] > 0) total += totals[w] * exp2f(maxima[w] - top);
-    }
-    for (int token = warp; token < tokens; token += 8) {
-      const float s = score(token);
-      if (lane == 0) p[token] = narrow<T>(exp2f(s - top));
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) call.scales[row] = 1 / total;
-  }
+  const int64_t first = int64_t{blockIdx.x} * kFinishRows, row = first + lane;
+  float sum = 0;
+#pragma unroll 4
+  for (int t = part; t < tiles; t += kParts) sum += row < rows ? call.sums[t * rows + row] : 0;
+  parts[part][lane] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int i = 0; i < kParts; i++) sum += parts[i][lane];
+  // Above 2^-100 the largest weight is far enough from 2^-126 for the others to count.
+  const bool works = sum > 0x1p-100f && sum < 0x1p126f;
+  if (part == 0 && row < rows && works) call.scales[row] = 1 / sum;
+  unsigned failed = __ballot_sync(~0u, row < rows && !works);  // the same in every warp
+  for (; failed != 0; failed &= failed - 1) rescue_row(call, first + __ffs(failed) - 1, query);
 }
 
 int tiles_along(int size, int tile) { return (size + tile - 1) / tile; }
@@ -342,11 +347,9 @@ void hopper_attention(const HopperAttention& call, const Machine& machine) {
   weights.sums = call.sums;
   launch_product<true>("attention_weights", weights, machine);
 
-  launch("attention_scales", scales_kernel, {dim3(blocks_for(rows, 256)), dim3(256)}, machine, call,
-         weights.tiles_across);
-
-  launch("attention_rescue", rescue_kernel,
-         {dim3(blocks_for(rows, kRescueRows)), dim3(256), sizeof(float) * call.x.c}, machine, call);
+  launch("attention_finish", finish_weights_kernel,
+         {dim3(blocks_for(rows, kFinishRows)), dim3(kFinishThreads), sizeof(float) * channels},
+         machine, call, weights.tiles_across);
 
   Kernel values = {};
   const int64_t transposed = int64_t{channels} * call.pitch;

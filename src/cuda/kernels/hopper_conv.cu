@@ -5,8 +5,10 @@
 // TMA as one 18 x 18 box (zeros outside of the picture are the padding), is normed and SiLU'd where
 // it lies, and is read by the nine taps through shifted wgmma descriptors: each value is loaded and
 // activated once per tile, not nine times. The weights of one (slab, tap) are 128 x 64, a ring of
-// four. 16 warps: loading, activating, and two groups that multiply, 128 pixels each; while one
-// group writes its tile the other keeps the tensor cores busy.
+// four. 16 warps: loading and storing, activating, and two groups that multiply, 128 pixels each;
+// while one group writes its tile the other keeps the tensor cores busy. It gets no further than
+// the ring of weights, 4 x 512 cycles, so writing a tile must be short: statistics are
+// merged by the storing warps.
 //
 // Count per slab and tile: 9 taps x 4 steps x 4 wgmma (m64n128k16, 64 cycles each: 2 x 64 x 128 x
 // 16 FLOP at 4096 FLOP a cycle) = 9216 cycles. Activating 324 x 64 values takes 1296 cycles of the
@@ -35,8 +37,11 @@ constexpr int kHalfBytes = 8 * kTile * 128;  // staged output: 8 x 16 pixels, 64
 constexpr int kMaxColumnTiles = kHopperColumnTiles;
 constexpr int kUnits = 64;  // pairs of channels in a tile
 constexpr int kThreads = 512;
-// 128 threads each: (32 + 112 + 2 * 184) * 128 = 65536, all registers.
-constexpr int kLoadRegisters = 32, kActivateRegisters = 112, kMultiplyRegisters = 184;
+// 128 threads each: (40 + 104 + 2 * 184) * 128 = 65536, all registers.
+constexpr int kLoadRegisters = 40, kActivateRegisters = 104, kMultiplyRegisters = 184;
+
+// Nanoseconds between looks at a barrier that is waited for for a whole tile, 10 us or more.
+constexpr unsigned kOutputSleep = 200;
 
 struct Kernel {
   CUtensorMap x[4];  // kDown: the phases of the input; else only x[0]
@@ -57,16 +62,15 @@ struct Kernel {
   Partials stats;
 };
 
-// Which tile a block has of group `t`: the blocks of a cluster have neighbouring tiles of pixels
-// and the same channels. Column tiles change fastest, so that blocks that run together read the
-// same pixels from L2. Beyond the last picture a tile reads zeros and writes nothing.
+// Which tile number `t` is: column tiles change fastest, so that blocks that run together read the
+// same pixels from L2.
 struct TileIndex {
   int x, y, picture, phase, column;
 
-  __device__ TileIndex(const Kernel& p, int t, int cluster, int rank) {
+  __device__ TileIndex(const Kernel& p, int t) {
     const int columns = p.column_tiles * output_phases(p.mode);
     const int nt = t % columns;
-    int rest = t / columns * cluster + rank;
+    int rest = t / columns;
     phase = nt / p.column_tiles;
     column = nt - phase * p.column_tiles;
     x = rest % p.tiles_x;
@@ -89,7 +93,8 @@ template <int kInputStages>
 struct Barriers {
   uint64_t loaded[kInputStages], ready[kInputStages], input_free[kInputStages];
   uint64_t weights_loaded[kWeightStages], weights_free[kWeightStages];
-  uint64_t residual_loaded[2], staging_free[2];
+  // The staged output of each multiplying group: may be written, has been written.
+  uint64_t staging_ready[2], staged[2];
 };
 
 __device__ __forceinline__ uint32_t address(const uint64_t& barrier) {
@@ -153,27 +158,66 @@ __device__ __forceinline__ void activate_slab(uint8_t* stage, const float2* affi
   }
 }
 
-// Adds the moments of a tile to those of the block, kept per column tile; the same thread always
-// has the same unit.
+// Sums of one tile as the warps of a multiplying group leave them, (sum, sum of squares) per pair
+// of channels, and the moments of the block's tiles so far, per column tile.
 struct BlockMoments {
-  float2 of_warp[2][4][kUnits];
-  float count_of_warp[2][4];
+  float2 sums[2][4][kUnits];
   Moments total[2][kMaxColumnTiles][kUnits];
 };
 
-__device__ __forceinline__ void clear_moments(BlockMoments& moments, int group, int unit) {
-#pragma unroll
-  for (int c = 0; c < kMaxColumnTiles; c++) moments.total[group][c][unit] = {0, 0, 0};
+// Lane l adds up units l and l + 32 of a column tile.
+__device__ __forceinline__ void clear_moments(BlockMoments& moments, int g, int lane) {
+  for (int c = 0; c < kMaxColumnTiles; c++) {
+    for (int unit = lane; unit < kUnits; unit += 32) moments.total[g][c][unit] = {0, 0, 0};
+  }
 }
 
-__device__ __forceinline__ void flush_moments(const Kernel& p, BlockMoments& moments, int group,
-                                              int unit, int picture) {
-  const int64_t slot = int64_t{picture} * p.stats.slots + blockIdx.x * 2 + group;
+__device__ __forceinline__ void flush_moments(const Kernel& p, BlockMoments& moments, int g,
+                                              int lane, int picture) {
+  const int slot = blockIdx.x * 2 + g;
+  __syncwarp();
   for (int c = 0; c < p.column_tiles; c++) {
-    const int at = c * kUnits + unit;
-    if (at < p.stats.units) p.stats.data[slot * p.stats.units + at] = moments.total[group][c][unit];
+    for (int unit = lane; unit < kUnits; unit += 32) {
+      const int at = c * kUnits + unit;
+      if (at < p.stats.units) p.stats.at(picture, at, slot) = moments.total[g][c][unit];
+    }
   }
-  clear_moments(moments, group, unit);
+  clear_moments(moments, g, lane);
+  __syncwarp();
+}
+
+// Adds a tile of `pixels` pixels, of group g, to column tile `column`. Sums of squares are of 8 x
+// 16 x 2 values in float32: with a mean of m spreads they err by m^2 2^-24, the values themselves,
+// which have 8 or 11 bits, by m 2^-9 or m 2^-12. Beyond a tile, moments are merged.
+__device__ __forceinline__ void add_tile(BlockMoments& moments, int g, int column, int pixels,
+                                         int lane) {
+  if (pixels <= 0) return;
+  const float count = 2.0f * pixels;
+  for (int unit = lane; unit < kUnits; unit += 32) {
+    float sum = 0, squares = 0;
+    for (int warp = 0; warp < 4; warp++) {
+      sum += moments.sums[g][warp][unit].x;
+      squares += moments.sums[g][warp][unit].y;
+    }
+    const float mean = sum / count;
+    Moments& total = moments.total[g][column][unit];
+    total = merge(total, {count, mean, fmaxf(squares - sum * mean, 0)});
+  }
+}
+
+// Adds up the lanes that have the same pairs of channels: `sums` are (sum, sum of squares) of pair
+// lane % 4 of column block j, of this lane's pixels. On return sums[0 .. 3] are the whole warp's of
+// blocks 2 (lane / 4) and the next. Each step exchanges one half of the list for the other half of
+// the partner's.
+template <int kHalf>
+__device__ __forceinline__ void add_halves(float (&sums)[32], int lane) {
+  const bool upper = (lane & kHalf) != 0;
+#pragma unroll
+  for (int i = 0; i < kHalf; i++) {
+    const float own = upper ? sums[i + kHalf] : sums[i];
+    const float given = upper ? sums[i] : sums[i + kHalf];
+    sums[i] = own + __shfl_xor_sync(~0u, given, kHalf);
+  }
 }
 
 template <class T, int kColumns, bool kNorm, int kSteps>
@@ -184,6 +228,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr bool kStaged = kColumns == 128;
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) Barriers<kInputStages> barriers;
+  __shared__ BlockMoments moments;  // taken only where kStaged uses it
   const uint32_t base = (shared_address(dynamic) + 1023) & ~1023u;
   uint8_t* const stages = dynamic + (base - shared_address(dynamic));
   const uint32_t weights = base + L::kWeights;
@@ -196,29 +241,23 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     for (int i = 0; i < kWeightStages; i++) {
       barrier_init(address(barriers.weights_loaded[i]), 1);
-      barrier_init(address(barriers.weights_free[i]), 8 * (kStaged ? kHopperCluster : 1));
+      barrier_init(address(barriers.weights_free[i]), 8);
     }
     for (int i = 0; i < 2; i++) {
-      barrier_init(address(barriers.residual_loaded[i]), 1);
-      barrier_init(address(barriers.staging_free[i]), 1);
+      barrier_init(address(barriers.staging_ready[i]), 1);
+      barrier_init(address(barriers.staged[i]), 128);
     }
     barrier_fence_init();
     tma_prefetch_map(&p.weights);
     tma_prefetch_map(&p.x[0]);
   }
-  if constexpr (kStaged) {
-    cluster_barrier();
-  } else {
-    __syncthreads();
-  }
+  __syncthreads();
   let_next_grid_start();
 
-  const int group = threadIdx.x >> 7;
+  // The same in a warp, and known to be: what follows from it can live in uniform registers.
+  const int group = __shfl_sync(~0u, threadIdx.x >> 7, 0);
   const int columns = p.column_tiles * output_phases(p.mode);
-  constexpr int kCluster = kStaged ? kHopperCluster : 1;
-  const int rank = kCluster > 1 ? cluster_rank() : 0;
-  const int first = blockIdx.x / kCluster, step = gridDim.x / kCluster;
-  const int groups = (p.pictures * p.tiles_y * p.tiles_x + kCluster - 1) / kCluster * columns;
+  const int tiles = p.pictures * p.tiles_y * p.tiles_x * columns;
   const int main_slabs = p.slabs * input_phases(p.mode), slabs = main_slabs + p.shortcut_slabs;
   const int side = kTile + box_margin(p.mode);
 
@@ -228,28 +267,21 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp == 0 && lane == 0) {  // weights: they depend on no other grid
       const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
       Ring<kWeightStages> ring(1);
-      for (int t = first; t < groups; t += step) {
+      for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
         int row = (t % columns) * kColumns;
         for (int k = 0; k < blocks; k++, row += p.weight_rows) {
           const uint32_t loaded = address(barriers.weights_loaded[ring.stage]);
           barrier_wait(address(barriers.weights_free[ring.stage]), ring.parity);
           barrier_expect(loaded, L::kWeightBytes);
-          const uint32_t to = weights + ring.stage * L::kWeightBytes;
-          if constexpr (kCluster > 1) {
-            constexpr int kPart = kColumns / kCluster;
-            tma_load_all(to + rank * kPart * 128, &p.weights, loaded, (1 << kCluster) - 1, 0,
-                         row + rank * kPart);
-          } else {
-            tma_load(to, &p.weights, loaded, 0, row);
-          }
+          tma_load(weights + ring.stage * L::kWeightBytes, &p.weights, loaded, 0, row);
           ring.next();
         }
       }
     } else if (warp == 1 && lane == 0) {  // boxes of the input
       wait_for_previous_grid();
       Ring<kInputStages> ring(1);
-      for (int t = first; t < groups; t += step) {
-        const TileIndex tile(p, t, kCluster, rank);
+      for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+        const TileIndex tile(p, t);
         const int x = tile.x * kTile, y = tile.y * kTile, origin = box_origin(p.mode);
         for (int s = 0; s < slabs; s++) {
           const uint32_t loaded = address(barriers.loaded[ring.stage]);
@@ -267,31 +299,61 @@ __global__ void __launch_bounds__(kThreads, 1)
           ring.next();
         }
       }
-    } else if (kStaged && warp == 2 && lane == 0 && p.has_residual) {  // into the staged output
+    } else if (kStaged && warp >= 2) {  // the staged output of group warp - 2, in and out
+      const int g = warp - 2;
+      const uint32_t staging = base + L::kStaging + 2 * g * kHalfBytes;
+      const uint32_t ready = address(barriers.staging_ready[g]);
+      const bool with_stats = p.stats.data != nullptr;
       wait_for_previous_grid();
-      uint32_t parity = 1;
-      for (int t = first; t < groups; t += step, parity ^= 1) {
-        const TileIndex tile(p, t, kCluster, rank);
-        for (int g = 0; g < 2; g++) {
-          const uint32_t loaded = address(barriers.residual_loaded[g]);
-          const int plane = 2 * tile.column;
-          const int halves = p.channels > (plane + 1) * kSlab ? 2 : 1;
-          barrier_wait(address(barriers.staging_free[g]), parity);
-          barrier_expect(loaded, halves * kHalfBytes);
-          for (int h = 0; h < halves; h++) {
-            tma_load(base + L::kStaging + (2 * g + h) * kHalfBytes, &p.residual, loaded, 0,
-                     tile.x * kTile, tile.y * kTile + 8 * g, tile.picture, plane + h);
+      if (with_stats) clear_moments(moments, g, lane);
+      uint32_t parity = 0;
+      int next_picture = 0;
+      for (int t = blockIdx.x; t < tiles; t += gridDim.x, parity ^= 1) {
+        const TileIndex tile(p, t);
+        const int plane = 2 * tile.column, halves = p.channels > (plane + 1) * kSlab ? 2 : 1;
+        const int x = tile.x * kTile, y = tile.y * kTile + 8 * g;
+        if (lane == 0) {
+          if (p.has_residual) {
+            barrier_expect(ready, halves * kHalfBytes);
+            for (int h = 0; h < halves; h++) {
+              tma_load(staging + h * kHalfBytes, &p.residual, ready, 0, x, y, tile.picture,
+                       plane + h);
+            }
+          } else {
+            barrier_arrive(ready);
           }
         }
+        __syncwarp();
+        barrier_wait_asleep(address(barriers.staged[g]), parity, kOutputSleep);
+        if (lane == 0) {
+          for (int h = 0; h < halves; h++) {
+            tma_store(staging + h * kHalfBytes, &p.y[tile.phase], 0, x, y, tile.picture, plane + h);
+          }
+          tma_commit();
+        }
+        __syncwarp();
+        if (with_stats) {
+          for (; next_picture < tile.picture; next_picture++) {
+            flush_moments(p, moments, g, lane, next_picture);
+          }
+          const int rows = min(8, p.height - y), columns_inside = min(kTile, p.width - x);
+          add_tile(moments, g, tile.column, rows * columns_inside, lane);
+        }
+        if (lane == 0) tma_wait_read();
+        __syncwarp();
       }
+      for (; with_stats && next_picture < p.pictures; next_picture++) {
+        flush_moments(p, moments, g, lane, next_picture);
+      }
+      if (lane == 0) tma_wait();
     }
   } else if (group == 1) {
     shrink_registers<kActivateRegisters>();
     if constexpr (kNorm) {
       wait_for_previous_grid();
       Ring<kInputStages> ring(0);
-      for (int t = first; t < groups; t += step) {
-        const TileIndex tile(p, t, kCluster, rank);
+      for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+        const TileIndex tile(p, t);
         const int origin = box_origin(p.mode);
         for (int s = 0; s < slabs; s++) {
           const uint32_t loaded = address(barriers.loaded[ring.stage]);
@@ -301,8 +363,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int height = halved ? (p.in_height - (phase >> 1) + 1) / 2 : p.in_height;
             const int width = halved ? (p.in_width - (phase & 1) + 1) / 2 : p.in_width;
             activate_slab<T>(stages + ring.stage * kStageBytes,
-                             p.affine.data +
-                                 int64_t{min(tile.picture, p.pictures - 1)} * p.affine.stride +
+                             p.affine.data + int64_t{tile.picture} * p.affine.stride +
                                  (s - phase * p.slabs) * kSlab,
                              side, tile.y * kTile + origin, tile.x * kTile + origin, height, width,
                              loaded, ring.parity);
@@ -317,30 +378,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     grow_registers<kMultiplyRegisters>();
-    __shared__ BlockMoments moments;  // taken only where kStaged uses it
-    const int g = group - 2, thread = threadIdx.x & 127, lane = threadIdx.x & 31;
+    const int g = group - 2, lane = threadIdx.x & 31;
     const int warp = (threadIdx.x >> 5) & 3, quad = lane & 3, row8 = lane >> 2;
     wait_for_previous_grid();
-    if (kStaged && p.stats.data != nullptr && thread < kUnits) clear_moments(moments, g, thread);
     // Of the tile's 16 rows of pixels this group has eight: two m64, of the left and right eight
     // columns; rows of a m64 are (pixel row, column).
+    constexpr uint32_t kWeightForm = descriptor_form(8 * 128);
     float sums[2][kColumns / 2];
     Ring<kInputStages> input(0);
     Ring<kWeightStages> weight(0);
-    uint32_t residual_parity = 0;
-    bool staged = false;
-    int next_picture = 0;
-    const auto free_weights = [&](int stage) {
-      for (int r = 0; r < kCluster; r++) {
-        if constexpr (kCluster > 1) {
-          barrier_arrive_at(address(barriers.weights_free[stage]), r);
-        } else {
-          barrier_arrive(address(barriers.weights_free[stage]));
-        }
-      }
-    };
-    for (int t = first; t < groups; t += step) {
-      const TileIndex tile(p, t, kCluster, rank);
+    uint32_t parity = 0;  // of this tile
+    bool first_tile = true;
+    for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+      const TileIndex tile(p, t);
       int used_input = -1, used_weight = -1, add = 0, block = 0;
       const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
       for (int s = 0; s < slabs; s++) {
@@ -348,11 +398,12 @@ __global__ void __launch_bounds__(kThreads, 1)
         const Taps taps =
             is_main ? taps_of(p.mode, s / p.slabs, tile.phase) : taps_of(Mode::kPoint, 0, 0);
         const int pitch = (is_main ? side : kTile) * 128;
+        const uint32_t form = descriptor_form(pitch);
         barrier_wait(address(kNorm ? barriers.ready[input.stage] : barriers.loaded[input.stage]),
                      input.parity);
         // The second group starts half a slab late, so that the two do not write their tiles at
         // the same time.
-        if (block == 0 && !staged && g == 1 && p.stagger > 0) {
+        if (first_tile && block == 0 && g == 1 && p.stagger > 0) {
           const long long start = clock64();
           while (clock64() - start < p.stagger) {
           }
@@ -361,29 +412,26 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int i = 0; i < taps.ny; i++) {
           for (int j = 0; j < taps.nx; j++) {
             const uint32_t left = box + (taps.oy + i) * pitch + (taps.ox + j) * 128;
-            const uint64_t a0 = matrix_descriptor(left, pitch);
-            const uint64_t a1 = matrix_descriptor(left + 8 * 128, pitch);
-            const uint64_t b = matrix_descriptor(weights + weight.stage * L::kWeightBytes, 1024);
+            const uint32_t a0 = descriptor_start(left);
+            const uint32_t a1 = descriptor_start(left + 8 * 128);
+            const uint32_t b = descriptor_start(weights + weight.stage * L::kWeightBytes);
             barrier_wait(address(barriers.weights_loaded[weight.stage]), weight.parity);
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kSteps; k++) {
-              wgmma<T, kColumns>(sums[0], a0 + k * kDescriptorStep, b + k * kDescriptorStep, add);
-              wgmma<T, kColumns>(sums[1], a1 + k * kDescriptorStep, b + k * kDescriptorStep, add);
+              const uint32_t along = k * kDescriptorStep;
+              const uint64_t columns = descriptor(b + along, kWeightForm);
+              wgmma<T, kColumns>(sums[0], descriptor(a0 + along, form), columns, add);
+              wgmma<T, kColumns>(sums[1], descriptor(a1 + along, form), columns, add);
               add = 1;
             }
             wgmma_commit();
             wgmma_wait<1>();  // the block before this one is done
             if (lane == 0) {
-              if (used_weight >= 0) free_weights(used_weight);
+              if (used_weight >= 0) barrier_arrive(address(barriers.weights_free[used_weight]));
               if (used_input >= 0) barrier_arrive(address(barriers.input_free[used_input]));
             }
             used_input = -1;
-            // By now the last tile's stores have read the staged output.
-            if (kStaged && staged && block == (blocks > 2 ? 2 : 0) && thread == 0) {
-              tma_wait_read();
-              if (p.has_residual) barrier_arrive(address(barriers.staging_free[g]));
-            }
             used_weight = weight.stage;
             weight.next();
             block++;
@@ -394,7 +442,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       wgmma_wait<0>();
       if (lane == 0) {
-        free_weights(used_weight);
+        barrier_arrive(address(barriers.weights_free[used_weight]));
         barrier_arrive(address(barriers.input_free[used_input]));
       }
 
@@ -422,113 +470,64 @@ __global__ void __launch_bounds__(kThreads, 1)
           }
         }
       } else {
-        const bool with_stats = p.stats.data != nullptr;
         const uint32_t staging = base + L::kStaging + g * 2 * kHalfBytes;
+        const bool with_stats = p.stats.data != nullptr;
+        float partial[32];
         bool inside[4];
         uint32_t at[4];
-        float count = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          const int m = i >> 1, h = i & 1;
-          inside[i] =
-              first_y + h < p.height && first_x + 8 * m < p.width && tile.picture < p.pictures;
-          count += inside[i] ? 2.0f : 0.0f;
-          at[i] = staging + ((2 * warp + h) * kTile + 8 * m + row8) * 128 + quad * 4;
+          inside[i] = first_y + (i & 1) < p.height && first_x + 8 * (i >> 1) < p.width;
+          at[i] = staging + ((2 * warp + (i & 1)) * kTile + 8 * (i >> 1) + row8) * 128 + quad * 4;
         }
-        const float share = count > 0 ? 1.0f / count : 0.0f;
-        if (p.has_residual) {
-          barrier_wait(address(barriers.residual_loaded[g]), residual_parity);
-          residual_parity ^= 1;
-        } else {
-          named_barrier(g + 1, 128);  // thread 0 knows that the staged output is free
-        }
-        float mean[16], m2[16];
+        barrier_wait(address(barriers.staging_ready[g]), parity);
 #pragma unroll
         for (int j = 0; j < 16; j++) {
           const float2 add_bias = __ldg(reinterpret_cast<const float2*>(bias + 8 * j));
           // The swizzle of TMA: chunk ^ (row % 8), and a row is a pixel.
           const uint32_t chunk = (j >> 3) * kHalfBytes + (((j & 7) ^ row8) << 4);
-          float2 v[4];
-          float sum = 0;
+          float sum = 0, squares = 0;
 #pragma unroll
           for (int i = 0; i < 4; i++) {
             const int m = i >> 1, h = i & 1;
-            v[i] = make_float2(sums[m][4 * j + 2 * h] + add_bias.x,
-                               sums[m][4 * j + 2 * h + 1] + add_bias.y);
+            float2 v = make_float2(sums[m][4 * j + 2 * h] + add_bias.x,
+                                   sums[m][4 * j + 2 * h + 1] + add_bias.y);
             if (p.has_residual) {
               uint32_t pair;
               asm volatile("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(at[i] + chunk));
               const float2 r = unpack<T>(pair);
-              v[i].x += r.x;
-              v[i].y += r.y;
+              v.x += r.x;
+              v.y += r.y;
             }
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(at[i] + chunk),
-                         "r"(pack<T>(v[i].x, v[i].y))
+            asm volatile("st.shared.u32 [%0], %1;" ::"r"(at[i] + chunk), "r"(pack<T>(v.x, v.y))
                          : "memory");
-            if (inside[i]) sum += v[i].x + v[i].y;
+            if (inside[i]) {
+              sum += v.x + v.y;
+              squares = fmaf(v.x, v.x, fmaf(v.y, v.y, squares));
+            }
           }
-          mean[j] = sum * share;
-          m2[j] = 0;
-#pragma unroll
-          for (int i = 0; i < 4; i++) {
-            const float dx = v[i].x - mean[j], dy = v[i].y - mean[j];
-            if (inside[i]) m2[j] = fmaf(dx, dx, fmaf(dy, dy, m2[j]));
-          }
+          partial[2 * j] = sum;
+          partial[2 * j + 1] = squares;
+        }
+        if (with_stats) {
+          add_halves<16>(partial, lane);
+          add_halves<8>(partial, lane);
+          add_halves<4>(partial, lane);
+          const int unit = (lane >> 2) * 8 + quad;  // of block 2 (lane / 4); of the next: 4 more
+          moments.sums[g][warp][unit] = make_float2(partial[0], partial[1]);
+          moments.sums[g][warp][unit + 4] = make_float2(partial[2], partial[3]);
         }
         fence_to_async();
-        named_barrier(g + 1, 128);
-        if (thread == 0) {
-          for (int h = 0; h < 2; h++) {
-            const int plane = 2 * tile.column + h;
-            if (plane * kSlab < p.channels) {
-              tma_store(staging + h * kHalfBytes, &p.y[tile.phase], 0, tile.x * kTile,
-                        tile.y * kTile + 8 * g, tile.picture, plane);
-            }
-          }
-          tma_commit();
-        }
-        staged = true;
-        if (with_stats) {
-          count = merge_warp(mean, m2, count, lane);
-#pragma unroll
-          for (int k = 0; k < 2; k++) {
-            moments.of_warp[g][warp][(first_block<16>(lane) + k) * 4 + quad] =
-                make_float2(mean[k], m2[k]);
-          }
-          if (lane == 0) moments.count_of_warp[g][warp] = count;
-          named_barrier(g + 1, 128);
-          if (thread < kUnits && tile.picture < p.pictures) {
-            for (; next_picture < tile.picture; next_picture++) {
-              flush_moments(p, moments, g, thread, next_picture);
-            }
-            Moments total = moments.total[g][tile.column][thread];
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-              const float2 v = moments.of_warp[g][k][thread];
-              total = merge(total, {moments.count_of_warp[g][k], v.x, v.y});
-            }
-            moments.total[g][tile.column][thread] = total;
-          }
-        }
+        barrier_arrive(address(barriers.staged[g]));
       }
-    }
-    if constexpr (kStaged) {
-      if (p.stats.data != nullptr && thread < kUnits) {
-        for (; next_picture < p.pictures; next_picture++) {
-          flush_moments(p, moments, g, thread, next_picture);
-        }
-      }
-      if (thread == 0) tma_wait();
+      parity ^= 1;
+      first_tile = false;
     }
   }
-  // No block may leave while others still write to its shared memory.
-  __syncwarp();
-  if constexpr (kStaged) cluster_barrier();
 }
 
-int64_t groups_of(const Kernel& p, int cluster) {
-  const int64_t tiles = int64_t{p.pictures} * p.tiles_y * p.tiles_x;
-  return (tiles + cluster - 1) / cluster * p.column_tiles * output_phases(p.mode);
+int64_t tiles_of(const Kernel& p) {
+  return int64_t{p.pictures} * p.tiles_y * p.tiles_x * p.column_tiles * output_phases(p.mode);
 }
 
 Kernel describe(const Conv& conv) {
@@ -558,15 +557,12 @@ Kernel describe(const Conv& conv) {
 
 template <class T, int kColumns, bool kNorm, int kSteps>
 void launch_kernel(const Kernel& p, const Machine& machine) {
-  const int cluster = hopper_cluster(kColumns);
-  const int64_t groups = groups_of(p, cluster);
-  if (groups > INT32_MAX / cluster) {
-    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", groups,
-         " groups of tiles");
+  const int64_t tiles = tiles_of(p);
+  if (tiles > INT32_MAX) {
+    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", tiles, " tiles");
   }
-  const int64_t blocks = cluster * std::min<int64_t>(groups, machine.processors / cluster);
-  const Shape3 shape = {dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
-                        Layout<kColumns>::kBytes, static_cast<unsigned>(cluster)};
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiles, machine.processors));
+  const Shape3 shape = {dim3(blocks), dim3(kThreads), Layout<kColumns>::kBytes};
   launch("hopper_conv", hopper_conv_kernel<T, kColumns, kNorm, kSteps>, shape, machine, p);
 }
 
@@ -606,15 +602,14 @@ void hopper_conv(const Conv& conv, const Machine& machine) {
   }
   if (conv.shortcut) p.shortcut = picture_map(e, conv.shortcut, kTile, kTile);
   const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
-  p.weights = weight_map(e, conv.weights, int64_t{blocks} * p.weight_rows,
-                         conv.row_tile / hopper_cluster(conv.row_tile));
+  p.weights = weight_map(e, conv.weights, int64_t{blocks} * p.weight_rows, conv.row_tile);
   if (!p.to_store) {
     for (int i = 0; i < output_phases(p.mode); i++) {
       p.y[i] = picture_map(e, conv.y, kTile, 8, p.mode == Mode::kUp ? i : -1);
     }
     if (conv.residual) p.residual = picture_map(e, conv.residual, kTile, 8);
     // Half a slab of a 3x3: 4 of 9 taps.
-    p.stagger = groups_of(p, kHopperCluster) >= machine.processors ? 4000 : 0;
+    p.stagger = tiles_of(p) >= 2 * machine.processors ? 4000 : 0;
   }
   const bool few_channels = conv.x.c <= 16 && (!conv.shortcut || conv.shortcut.c <= 16);
   if (e == Element::kF16) {

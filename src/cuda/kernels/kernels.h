@@ -56,11 +56,15 @@ struct Moments {
   float count, mean, m2;
 };
 
-// Moments as a kernel leaves them: [n][slots][units]; a unit is `width` neighbouring channels.
+// Moments as a kernel leaves them: [n][units][slots]; a unit is `width` neighbouring channels.
 // Every slot is written, by one block each, in an order that depends on the shapes alone.
 struct Partials {
   Moments* data = nullptr;
   int slots = 0, units = 0, width = 1;
+
+  CALOTYPE_HD Moments& at(int64_t picture, int unit, int slot) const {
+    return data[(picture * units + unit) * slots + slot];
+  }
 };
 
 // GroupNorm as one multiply-add per (picture, channel): v * x + y. [n][stride], zero beyond c.
@@ -137,7 +141,7 @@ struct ApplyNorm {
 };
 void apply_norm(const ApplyNorm& call, const Machine& machine);
 
-// p[row] = 2^(s[row] - max) / sum, rows of `columns` values.
+// p[row] = 2^(s[row] - max) / sum, rows of `columns` values; strides are multiples of 4.
 struct Softmax {
   Element element = Element::kBF16;
   const float* s = nullptr;

@@ -30,7 +30,6 @@ __device__ __forceinline__ void begin_grid() {
 struct Shape3 {
   dim3 grid, block;
   size_t shared = 0;
-  unsigned cluster = 1;  // blocks, along x
 };
 
 template <class... Parameters, class... Arguments>
@@ -41,24 +40,23 @@ void launch(const char* name, void (*kernel)(Parameters...), const Shape3& shape
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shape.shared)),
           "cudaFuncSetAttribute", name);
+    // All that there is, so that two blocks fit where they can.
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributePreferredSharedMemoryCarveout,
+                               cudaSharedmemCarveoutMaxShared),
+          "cudaFuncSetAttribute", name);
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared;
   config.stream = machine.stream;
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
+  cudaLaunchAttribute attribute = {};
+  config.attrs = &attribute;
   if (machine.overlap) {
-    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (shape.cluster > 1) {
-    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = shape.cluster;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.numAttrs = 1;
   }
   check(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...),
         "launch", name);

@@ -2,26 +2,29 @@
 //
 // A tile is 8 x 16 pixels by 128 (or 32) output channels. As in hopper_conv, a slab of 64 input
 // channels is loaded once as a box with its margin, activated where it lies, and read shifted by
-// every tap. Two boxes and three blocks of weights take 93 KiB: two blocks of threads fit the 227
+// every tap. Two boxes and three blocks of weights take 96 KiB: two blocks of threads fit the 227
 // KiB of sm_90, so that one multiplies while the other activates; one fits the 99 KiB of sm_86 and
-// sm_89. Four warps of 64 x 64: for 16 channels of depth a warp reads 4 KiB of shared memory for 32
-// mma (m16n8k16).
+// sm_89. Eight warps of 32 x 64: for 16 channels of depth a warp reads 3 KiB of shared memory for
+// 16 mma (m16n8k16).
 #include "cuda/kernels/moments.cuh"
 #include "cuda/kernels/portable.cuh"
 
 namespace calotype::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / 32;
-constexpr int kBoxBytes = kBoxPixels * 128;
+constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kWeightStages = 3;
+// Boxes of a 3x3: two of 10 x 18 pixels. Of a 1x1, where each box serves one block of weights:
+// three of 8 x 16, loaded as far ahead as the weights.
+constexpr int kBoxBytes = kBoxPixels * 128, kPointBoxBytes = kTilePixels * 128;
+constexpr int kAllBoxBytes = 3 * kPointBoxBytes;  // 48 KiB; 2 * kBoxBytes are 45
 
 template <int kColumns>
 struct Layout {
-  static constexpr int kWarpsDown = kColumns == 128 ? 2 : 4, kWarpsAcross = kWarps / kWarpsDown;
+  static constexpr int kWarpsDown = kColumns == 128 ? 4 : 8, kWarpsAcross = kWarps / kWarpsDown;
   static constexpr int kWarpRows = kTilePixels / kWarpsDown, kWarpColumns = kColumns / kWarpsAcross;
   static constexpr int kWeightBytes = kColumns * 128;
-  static constexpr size_t kBytes = 2 * kBoxBytes + kWeightStages * kWeightBytes;
+  static constexpr size_t kBytes = kAllBoxBytes + kWeightStages * kWeightBytes;
   static constexpr int kPitch = kColumns + 8;  // of the staged output, in values
 };
 
@@ -50,14 +53,12 @@ template <class T>
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                          uint32_t b1) {
   if constexpr (__is_same(T, f16)) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -154,8 +155,7 @@ __device__ void tile_moments(const Portable& p, const PortableTile& tile, float 
     if (unit >= p.stats.units) continue;
     Moments total = of_warp[0][i];
     for (int w = 1; w < L::kWarpsDown; w++) total = merge(total, of_warp[w][i]);
-    p.stats.data[(int64_t{blockIdx.y} * p.stats.slots + tile.number) * p.stats.units + unit] =
-        total;
+    p.stats.at(blockIdx.y, unit, tile.number) = total;
   }
 }
 
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
   constexpr int kRowTiles = L::kWarpRows / 16, kColumnTiles = L::kWarpColumns / 8;
   begin_grid();
   extern __shared__ __align__(1024) uint8_t shared[];
-  const uint32_t boxes = shared_address(shared), weights = boxes + 2 * kBoxBytes;
+  const uint32_t boxes = shared_address(shared), weights = boxes + kAllBoxBytes;
   const PortableTile tile(p);
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const int down = warp / L::kWarpsAcross, across = warp % L::kWarpsAcross;
@@ -173,30 +173,33 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
   const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
   const int first_row = (tile.phase * p.column_tiles + tile.column) * kColumns;
 
+  const bool point = p.mode == Mode::kPoint;
+  const int box_stages = point ? 3 : 2, box_bytes = point ? kPointBoxBytes : kBoxBytes;
   load_box<T>(Box(p, tile, 0), boxes);
   load_weights<T, kColumns>(p, 0, first_row, weights);
   commit_copies();
+  if (point && slabs > 1) load_box<T>(Box(p, tile, 1), boxes + box_bytes);
   if (blocks > 1) load_weights<T, kColumns>(p, 1, first_row, weights + L::kWeightBytes);
   commit_copies();
 
   float sums[kRowTiles][kColumnTiles][4] = {};
-  int block = 0, stage = 0;
+  int block = 0, stage = 0, box_stage = 0;
   bool short_slab = false;  // the slab before this one had one tap: its box is the newest copy
   for (int s = 0; s < slabs; s++) {
     const bool is_main = s < main_slabs;
     const Box box(p, tile, s);
     const Taps taps =
         is_main ? taps_of(p.mode, s / p.slabs, tile.phase) : taps_of(Mode::kPoint, 0, 0);
-    const uint32_t inputs = boxes + (s & 1) * kBoxBytes;
+    const uint32_t inputs = boxes + box_stage * box_bytes;
     for (int t = 0; t < taps.ny * taps.nx; t++, block++) {
-      if (t == 0 && short_slab) {
+      if (t == 0 && short_slab && !point) {
         wait_copies<0>();
       } else {
         wait_copies<1>();
       }
       __syncthreads();
       if (t == 0 && is_main && p.affine) {
-        activate_box<T>(p, box, shared + (s & 1) * kBoxBytes);
+        activate_box<T>(p, box, shared + box_stage * box_bytes);
         __syncthreads();
       }
       // Everybody has left the block before this one: its place is free.
@@ -204,8 +207,10 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
         const int free = stage == 0 ? 2 : stage - 1;
         load_weights<T, kColumns>(p, block + 2, first_row, weights + free * L::kWeightBytes);
       }
-      if (t == 0 && s + 1 < slabs) {
-        load_box<T>(Box(p, tile, s + 1), boxes + ((s + 1) & 1) * kBoxBytes);
+      const int ahead = box_stages - 1;
+      if (t == 0 && s + ahead < slabs) {
+        const int free = box_stage == 0 ? ahead : box_stage - 1;
+        load_box<T>(Box(p, tile, s + ahead), boxes + free * box_bytes);
       }
       commit_copies();
 
@@ -233,6 +238,7 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
       if (++stage == kWeightStages) stage = 0;
     }
     short_slab = taps.ny * taps.nx == 1;
+    if (++box_stage == box_stages) box_stage = 0;
   }
   wait_copies<0>();
   __syncthreads();
@@ -291,6 +297,9 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
         if (p.y) {
           const int row = (down * kRowTiles + i) * kTileW + row8 + 8 * h;
           *reinterpret_cast<uint32_t*>(staged + row * L::kPitch + in_tile) = pack<T>(v0, v1);
+        } else if (p.plain && at[i][h] >= 0 && c + 1 < p.y.c) {
+          float* to = static_cast<float*>(p.store.data) + at[i][h] * p.store.strides[1] + c;
+          *reinterpret_cast<float2*>(to) = make_float2(v0, v1);
         } else if (at[i][h] >= 0) {
           if (c < p.y.c) store_pixel(p, at[i][h], c, v0);
           if (c + 1 < p.y.c) store_pixel(p, at[i][h], c + 1, v1);

@@ -40,61 +40,66 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     if (lane == 0 && c < x.c) {
       for (int l = 1; l < lane_count; l++) m = merge(m, lanes[l * width + column]);
-      stats.data[(int64_t{blockIdx.y} * stats.slots + blockIdx.x) * stats.units + c] = m;
+      stats.at(blockIdx.y, c, blockIdx.x) = m;
     }
     __syncthreads();
   }
 }
 
-__device__ double block_sum(double v) {
-  __shared__ double warps[kThreads / 32];
-  for (int mask = 16; mask > 0; mask /= 2) v += __shfl_xor_sync(~0u, v, mask);
-  __syncthreads();  // the sums of a call before this one are read
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+// Sums over the block, in every thread.
+template <int kBlock, int kCount>
+__device__ void block_sums(double (&v)[kCount]) {
+  __shared__ double warps[kCount][kBlock / 32];
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) {
+#pragma unroll
+    for (int i = 0; i < kCount; i++) v[i] += __shfl_xor_sync(~0u, v[i], mask);
+  }
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; i++) warps[i][threadIdx.x / 32] = v[i];
+  }
   __syncthreads();
-  v = 0;
-  for (int w = 0; w < kThreads / 32; w++) v += warps[w];
-  return v;
+#pragma unroll
+  for (int i = 0; i < kCount; i++) {
+    v[i] = 0;
+#pragma unroll
+    for (int w = 0; w < kBlock / 32; w++) v[i] += warps[i][w];
+  }
 }
 
-// Block (group, picture). Two passes in float64: the mean, then the squares around it.
-__global__ void __launch_bounds__(kThreads)
+// Block (group, picture). It is latency that takes time here, thirty times a picture: many threads,
+// one pass. In float64 the sum of squares loses nothing that float32 values have.
+constexpr int kFinishThreads = 512;
+
+__global__ void __launch_bounds__(kFinishThreads)
     finish_norm_kernel(Partials stats, int c, NormWeights norm, float2* affine, int affine_stride) {
   begin_grid();
   const int group = blockIdx.x, picture = blockIdx.y;
   const int width = c / norm.groups, units = width / stats.width;
-  const Moments* from = stats.data + int64_t{picture} * stats.slots * stats.units + group * units;
-  const int items = stats.slots * units;
-  double count = 0, sum = 0;
-  for (int i = threadIdx.x; i < items; i += kThreads) {
-    const int slot = i / units;
-    const Moments m = from[int64_t{slot} * stats.units + i - slot * units];
-    if (m.count > 0) {
-      count += m.count;
-      sum += static_cast<double>(m.count) * m.mean;
-    }
+  const Moments* from = &stats.at(picture, group * units, 0);
+  double sums[3] = {0, 0, 0};  // count, sum, sum of squares
+#pragma unroll 4
+  for (int i = threadIdx.x; i < stats.slots * units; i += kFinishThreads) {
+    const Moments m = from[i];
+    const double n = m.count, mean = m.count > 0 ? m.mean : 0;
+    sums[0] += n;
+    sums[1] += n * mean;
+    sums[2] += n > 0 ? m.m2 + n * mean * mean : 0;
   }
-  count = block_sum(count);
-  const double mean = block_sum(sum) / count;
-  double squares = 0;
-  for (int i = threadIdx.x; i < items; i += kThreads) {
-    const int slot = i / units;
-    const Moments m = from[int64_t{slot} * stats.units + i - slot * units];
-    if (m.count > 0) {
-      const double d = m.mean - mean;
-      squares += m.m2 + m.count * d * d;
-    }
-  }
-  const double scale = 1 / sqrt(block_sum(squares) / count + static_cast<double>(norm.eps));
+  block_sums<kFinishThreads>(sums);
+  const double mean = sums[1] / sums[0];
+  const double variance = fmax(sums[2] / sums[0] - mean * mean, 0.0);
+  const double scale = 1 / sqrt(variance + static_cast<double>(norm.eps));
   float2* to = affine + int64_t{picture} * affine_stride;
-  for (int i = threadIdx.x; i < width; i += kThreads) {
+  for (int i = threadIdx.x; i < width; i += kFinishThreads) {
     const int k = group * width + i;
     const double factor = scale * norm.weight[k];
     to[k] =
         make_float2(static_cast<float>(factor), static_cast<float>(norm.bias[k] - mean * factor));
   }
   if (group == 0) {
-    for (int k = c + threadIdx.x; k < affine_stride; k += kThreads) to[k] = make_float2(0, 0);
+    for (int k = c + threadIdx.x; k < affine_stride; k += kFinishThreads) to[k] = make_float2(0, 0);
   }
 }
 
@@ -185,10 +190,19 @@ __global__ void __launch_bounds__(kThreads) softmax_kernel(Softmax call) {
   const float* s = call.s + int64_t{blockIdx.x} * call.s_stride;
   T* p = static_cast<T*>(call.p) + int64_t{blockIdx.x} * call.p_stride;
   float largest = -INFINITY, sum = 0;
-  for (int i = threadIdx.x; i < call.columns; i += kThreads) {
-    const float v = s[i], higher = fmaxf(largest, v);
-    sum = sum * exp2f(largest - higher) + exp2f(v - higher);
+  const auto see = [&](float v0, float v1, float v2, float v3) {
+    const float higher = fmaxf(fmaxf(largest, fmaxf(v0, v1)), fmaxf(v2, v3));
+    sum = sum * exp2f(largest - higher) + exp2f(v0 - higher) + exp2f(v1 - higher) +
+          exp2f(v2 - higher) + exp2f(v3 - higher);
     largest = higher;
+  };
+  const int whole = call.columns / 4 * 4;
+  for (int i = 4 * threadIdx.x; i < whole; i += 4 * kThreads) {
+    const float4 v = *reinterpret_cast<const float4*>(s + i);
+    see(v.x, v.y, v.z, v.w);
+  }
+  if (whole + static_cast<int>(threadIdx.x) < call.columns) {
+    see(s[whole + threadIdx.x], -INFINITY, -INFINITY, -INFINITY);
   }
   __shared__ float maxima[kThreads / 32];
   float top = largest;
@@ -197,11 +211,21 @@ __global__ void __launch_bounds__(kThreads) softmax_kernel(Softmax call) {
   __syncthreads();
   top = maxima[0];
   for (int w = 1; w < kThreads / 32; w++) top = fmaxf(top, maxima[w]);
-  const float share = sum > 0 ? sum * exp2f(largest - top) : 0;
-  const float scale = static_cast<float>(1 / block_sum(share));
-  for (int i = threadIdx.x; i < call.columns; i += kThreads) {
-    p[i] = narrow<T>(exp2f(s[i] - top) * scale);
+  double total[1] = {sum > 0 ? sum * exp2f(largest - top) : 0};
+  block_sums<kThreads>(total);
+  const float scale = static_cast<float>(1 / total[0]);
+  for (int i = 4 * threadIdx.x; i < whole; i += 4 * kThreads) {
+    const float4 v = *reinterpret_cast<const float4*>(s + i);
+    const float w[4] = {exp2f(v.x - top) * scale, exp2f(v.y - top) * scale,
+                        exp2f(v.z - top) * scale, exp2f(v.w - top) * scale};
+    if constexpr (sizeof(T) == 2) {
+      *reinterpret_cast<uint2*>(p + i) = make_uint2(pack<T>(w[0], w[1]), pack<T>(w[2], w[3]));
+    } else {
+      *reinterpret_cast<float4*>(p + i) = make_float4(w[0], w[1], w[2], w[3]);
+    }
   }
+  const int last = whole + static_cast<int>(threadIdx.x);
+  if (last < call.columns) p[last] = narrow<T>(exp2f(s[last] - top) * scale);
 }
 
 }  // namespace
@@ -220,7 +244,7 @@ void channel_moments(Element element, const Pictures& x, const Partials& stats,
 void finish_norm(const Partials& stats, int n, int c, const NormWeights& norm, float2* affine,
                  int affine_stride, const Machine& machine) {
   const Shape3 shape = {dim3(static_cast<unsigned>(norm.groups), static_cast<unsigned>(n)),
-                        dim3(kThreads)};
+                        dim3(kFinishThreads)};
   launch("finish_norm", finish_norm_kernel, shape, machine, stats, c, norm, affine, affine_stride);
 }
 

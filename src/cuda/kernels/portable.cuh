@@ -27,6 +27,7 @@ struct Portable {
   int weight_rows, depth;             // rows and channels that are there; INT_MAX: padded
   const float* bias;                  // null: none
   Store store;
+  bool plain;  // store is float32, channels one after the other: strides[1] from pixel to pixel
   Partials stats;
 };
 
@@ -154,6 +155,7 @@ inline Portable portable(const Product& product, int row_tile) {
   p.depth = product.k;
   if (product.c_is_f32) {
     p.store = {product.c, DType::kF32, {0, product.ldc, 0, 1}};
+    p.plain = true;
   }
   return p;
 }

@@ -38,6 +38,23 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
+// The same for waits of microseconds: polling takes bandwidth of shared memory, which the
+// multiplying warps have no spare of. May notice up to `nanoseconds` late.
+__device__ __forceinline__ void barrier_wait_asleep(uint32_t barrier, uint32_t parity,
+                                                    unsigned nanoseconds) {
+  for (;;) {
+    uint32_t done;
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n}\n"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    if (done != 0) return;
+    __nanosleep(nanoseconds);
+  }
+}
 // A barrier of some of the block's warps, by number (0 is __syncthreads).
 __device__ __forceinline__ void named_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
@@ -45,27 +62,6 @@ __device__ __forceinline__ void named_barrier(int number, int threads) {
 // Makes this thread's writes to shared memory visible to TMA and wgmma.
 __device__ __forceinline__ void fence_to_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// --- clusters: blocks of one launch that run at the same time and see each other's shared memory.
-
-__device__ __forceinline__ int cluster_rank() {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-// All threads of all blocks of the cluster.
-__device__ __forceinline__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// Arrives at the barrier that lies at the same place in block `rank`.
-__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, int rank) {
-  asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
 }
 
 // A place in a ring of `kSize` stages and the parity that its barriers are to be waited for with.
@@ -93,15 +89,6 @@ __device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap* map, ui
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
       "%4}], [%2];" ::"r"(to),
       "l"(map), "r"(barrier), "r"(c0), "r"(c1)
-      : "memory");
-}
-// To the same place in every block of the cluster that `mask` has a bit for, and their barriers.
-__device__ __forceinline__ void tma_load_all(uint32_t to, const CUtensorMap* map, uint32_t barrier,
-                                             uint16_t mask, int c0, int c1) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
-      "cluster [%0], [%1, {%4, %5}], [%2], %3;" ::"r"(to),
-      "l"(map), "r"(barrier), "h"(mask), "r"(c0), "r"(c1)
       : "memory");
 }
 __device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap* map, uint32_t barrier,
@@ -151,15 +138,24 @@ __device__ __forceinline__ void tma_wait() {
 // --- wgmma: d[64][N] += a[64][16] b[N][16]^T, both in shared memory, rows of 64 channels = 128
 // bytes, swizzled by 128.
 
-// `row_group` is the distance in bytes between groups of eight rows.
-__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address, uint32_t row_group) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kLeading = uint64_t{1} << 16;  // unused by this swizzle
-  return ((address & 0x3ffff) >> 4) | kLeading | (static_cast<uint64_t>(row_group >> 4) << 32) |
-         kSwizzle128;
+// A descriptor is two words: where the matrix starts, and how it lies: `row_group` is the distance
+// in bytes between groups of eight rows. Kept apart, so that moving along takes one 32-bit
+// addition.
+__device__ __forceinline__ uint32_t descriptor_start(uint32_t address) {
+  constexpr uint32_t kLeading = 1u << 16;  // unused by this swizzle
+  return ((address & 0x3ffff) >> 4) | kLeading;
+}
+__host__ __device__ constexpr uint32_t descriptor_form(uint32_t row_group) {
+  constexpr uint32_t kSwizzle128 = 1u << 30;
+  return (row_group >> 4) | kSwizzle128;
+}
+__device__ __forceinline__ uint64_t descriptor(uint32_t start, uint32_t form) {
+  uint64_t d;
+  asm("mov.b64 %0, {%1, %2};" : "=l"(d) : "r"(start), "r"(form));
+  return d;
 }
 // Sixteen channels further.
-inline constexpr uint64_t kDescriptorStep = 32 >> 4;
+inline constexpr uint32_t kDescriptorStep = 32 >> 4;
 
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

@@ -29,25 +29,16 @@ inline int64_t tiles_of(Mode mode, int h, int w, int tile_h, int tile_w) {
   return int64_t{(h + tile_h - 1) / tile_h} * ((w + tile_w - 1) / tile_w) * phases;
 }
 
-// Blocks that share their weights, each with a tile of pixels of its own: each loads its part and
-// sends it to all.
-inline constexpr int kHopperCluster = 2;
-// Where a tile has few channels there is little to share.
-inline int hopper_cluster(int row_tile) { return row_tile == kHopperRowTile ? kHopperCluster : 1; }
-
 // Blocks of a persistent grid over the tiles of n pictures.
-inline int64_t hopper_blocks(Mode mode, int n, int h, int w, int column_tiles, int cluster,
-                             int processors) {
-  const int phases = output_phases(mode);
-  const int64_t tiles = tiles_of(mode, h, w, kHopperTile, kHopperTile) / phases * n;
-  const int64_t groups = (tiles + cluster - 1) / cluster * column_tiles * phases;
-  return cluster * std::min<int64_t>(processors / cluster, groups);
+inline int64_t hopper_blocks(Mode mode, int n, int h, int w, int column_tiles, int processors) {
+  return std::min<int64_t>(processors,
+                           tiles_of(mode, h, w, kHopperTile, kHopperTile) * n * column_tiles);
 }
 
 // Slots of statistics (see Partials) that the kernels fill: two groups of threads a block; tiles.
 inline int64_t hopper_stats_slots(Mode mode, int n, int h, int w, int column_tiles,
                                   int processors) {
-  return 2 * hopper_blocks(mode, n, h, w, column_tiles, kHopperCluster, processors);
+  return 2 * hopper_blocks(mode, n, h, w, column_tiles, processors);
 }
 // A 1x1 takes pixels one after the other.
 inline int64_t mma_stats_slots(Mode mode, int h, int w) {

@@ -1,0 +1,60 @@
+#include "model/device.h"
+
+#include "core/cat.h"
+#include "cuda/loader.h"
+
+namespace calotype {
+
+std::shared_ptr<DeviceSession> DeviceSessions::open(const RunOptions& options,
+                                                    const AutoencoderKLConfig& config) {
+  const bool wanted = options.backend == Backend::kCuda;
+  if (!wanted && options.backend != Backend::kAuto) return nullptr;
+  if (!wanted && options.precision == Precision::kFast) return nullptr;  // the CPU's
+  if (options.precision == Precision::kF16 && config.force_upcast) {
+    fail(ErrorCode::kUnsupported,
+         "the model's config says force_upcast: f16 would overflow; use bf16 or f32");
+  }
+  DeviceBackend* backend = wanted ? &cuda_backend() : cuda_backend_or_null();
+  if (backend == nullptr) return nullptr;
+  const auto key = std::make_pair(
+      options.device, options.precision == Precision::kAuto ? Precision::kBF16 : options.precision);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::shared_ptr<DeviceSession>& session = sessions_[key];
+  if (session) return session;
+  try {
+    session = backend->open({options.device, options.precision});
+  } catch (const Error& error) {
+    // A GPU that is too old is no reason to fail for who did not ask for it.
+    if (wanted || options.device != 0 || error.code() != ErrorCode::kUnsupported) throw;
+  }
+  return session;
+}
+
+void run_on_device(DeviceSession& session, const Graph& graph, const Tensor& input, void* output,
+                   DType dtype, const RunOptions& options) {
+  DeviceCall call;
+  call.graph = &graph;
+  call.batch = input.dim(0);
+  call.input.data = const_cast<float*>(input.data());  // only read
+  call.output.data = output;
+  call.output.dtype = dtype;
+  call.memory = options.memory;
+  call.progress = &options.progress;
+  call.layers = options.layers;
+  session.run(call);
+}
+
+Plan plan_on_device(DeviceSession& session, const Graph& graph, int64_t batch,
+                    const RunOptions& options) {
+  Plan plan;
+  for (const Node& node : graph.nodes()) {
+    plan.flop += static_cast<double>(batch) * flop_of(graph, node);
+  }
+  plan.flop_executed = plan.flop;
+  plan.planned_peak_bytes = session.planned_bytes(graph, batch, options.memory);
+  plan.minimum_bytes = session.planned_bytes(graph, 1, 0);
+  plan.memory_bytes = options.memory;
+  return plan;
+}
+
+}  // namespace calotype
