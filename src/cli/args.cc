@@ -66,11 +66,14 @@ AutoencoderKL ModelArgs::load() const {
 
 void RunArgs::add(CommandLine& line) {
   line.heading("Computing");
-  line.choice("--backend", backend, {"cpu", "reference"},
+  line.choice("--backend", backend, {"auto", "cpu", "cuda", "reference"},
+              "auto (default): an NVIDIA GPU where there is one, else the CPU;\n"
               "reference: float64 in plain loops, slow and exact");
-  line.choice("--precision", precision, {"f32", "fast", "bf16"},
-              "f32 (default); fast: float32 with larger Winograd tiles;\n"
-              "bf16: bf16 products where the CPU has them");
+  line.number("--device", device, 0, INT32_MAX, "Which GPU (default 0)");
+  line.choice("--precision", precision, {"f32", "fast", "bf16", "f16"},
+              "f32 (default on the CPU); fast: float32 with larger Winograd\n"
+              "tiles (CPU); bf16 (default on a GPU): bf16 products where the\n"
+              "machine has them; f16 (GPU)");
   line.number("--threads", threads, 1, kMostThreads, "Default: all that the process may use");
   line.text("--memory", memory, "SIZE",
             "Peak memory of the job: 1.3G, 700M or bytes (default:\n"
@@ -81,18 +84,35 @@ void RunArgs::add(CommandLine& line) {
 }
 
 RunOptions RunArgs::options() const {
-  static const std::map<std::string, Precision> kPrecisions = {
-      {"f32", Precision::kF32}, {"fast", Precision::kFast}, {"bf16", Precision::kBF16}};
+  static const std::map<std::string, Precision> kPrecisions = {{"f32", Precision::kF32},
+                                                               {"fast", Precision::kFast},
+                                                               {"bf16", Precision::kBF16},
+                                                               {"f16", Precision::kF16}};
+  static const std::map<std::string, Backend> kBackends = {{"auto", Backend::kAuto},
+                                                           {"cpu", Backend::kCpu},
+                                                           {"cuda", Backend::kCuda},
+                                                           {"reference", Backend::kReference}};
   RunOptions options;
-  if (!backend.empty()) {
-    options.backend = backend == "reference" ? Backend::kReference : Backend::kCpu;
-  }
+  if (!backend.empty()) options.backend = kBackends.at(backend);
   if (!precision.empty()) options.precision = kPrecisions.at(precision);
   options.threads = static_cast<int>(threads);
+  options.device = static_cast<int>(device);
   if (!memory.empty()) options.memory = parse_memory_size(memory);
   options.scratch = scratch;
   check_environment();
   return options;
+}
+
+Machine machine_of(const AutoencoderKL& model, const RunArgs& args) {
+  const std::string name = model.backend_name(args.options());
+  if (name == "reference") return {"reference", "f64", "reference, f64"};
+  const std::string precision = args.precision.empty() ? "f32" : args.precision;
+  if (name == "CPU" && precision == "f16") {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--precision f16 is for GPUs, and this job would run on the CPU; use f32 or fast");
+  }
+  if (name == "CPU") return {"cpu", precision, "CPU, " + precision};
+  return {"cuda", args.precision.empty() ? "bf16" : args.precision, name};
 }
 
 void ReportArgs::add(CommandLine& line, const std::string& quiet_description) {

@@ -34,12 +34,21 @@ struct ModelArgs {
 struct RunArgs {
   std::string backend, precision;  // empty: what the library takes
   int64_t threads = 0;             // 0: not given
+  int64_t device = 0;
   std::string memory, scratch;
 
   void add(CommandLine& line);
   // Also checks the environment variables that the library reads: a bad one is wrong usage.
   RunOptions options() const;
 };
+
+// What a job runs on, for people and in JSON.
+struct Machine {
+  std::string backend;    // "cpu", "cuda" or "reference"
+  std::string precision;  // "f32", …; of a GPU as its name says
+  std::string name;       // "CPU, f32", "NVIDIA H100 80GB HBM3 (sm_90a kernels, bf16)"
+};
+Machine machine_of(const AutoencoderKL& model, const RunArgs& args);
 
 struct ReportArgs {
   bool quiet = false, json = false;

@@ -1,8 +1,9 @@
 // calotype bench: how long a decode or an encode takes, and how far that is from the machine's
 // limits.
 #include <algorithm>
+#include <cmath>
 #include <fstream>
-#include <numeric>
+#include <limits>
 #include <random>
 
 #include "calotype/machine.h"
@@ -44,7 +45,8 @@ struct BenchResult {
   double flop_executed = 0;
   int64_t peak_resident_bytes = 0;  // of the process, everything included
   MachineLimits limits;
-  std::string backend, precision, simd;
+  Machine machine;
+  std::string simd;  // of the CPU
   int threads = 0;
 };
 
@@ -118,16 +120,18 @@ BenchResult measure(const AutoencoderKL& model, const BenchArgs& args) {
   for (const LayerReport& layer : result.layers) result.flop_executed += layer.flop_executed;
   result.peak_resident_bytes = peak_resident_bytes();  // before the limits are measured
   result.threads = options.threads > 0 ? options.threads : default_threads();
-  result.backend = args.run.backend.empty() ? "cpu" : args.run.backend;
-  result.precision = args.run.precision.empty() ? "f32" : args.run.precision;
-  if (result.backend == "reference") result.precision = "f64";
+  result.machine = machine_of(model, args.run);
+  // Those of a GPU are its plugin's to measure.
+  if (result.machine.backend == "cuda") return result;
   result.simd = cpu_simd_target();
   result.limits = measure_limits(result.threads);
   return result;
 }
 
-// What the machine's limits would allow, over what it took.
+// What the machine's limits would allow, over what it took; NaN (in JSON null) where they are not
+// known.
 double fraction_of_limit(const LayerReport& layer, const MachineLimits& limits) {
+  if (limits.flop_per_s == 0) return std::numeric_limits<double>::quiet_NaN();
   const double seconds =
       std::max(layer.flop_executed / limits.flop_per_s, layer.bytes / limits.bytes_per_s);
   return seconds / layer.seconds;
@@ -178,9 +182,15 @@ Json document(const BenchArgs& args, const BenchResult& result) {
       {"memory_gbyte_per_s", result.limits.bytes_per_s * 1e-9},
       {"fraction_of_fma_peak", result.flop_executed / result.median / result.limits.flop_per_s},
       {"peak_resident_bytes", result.peak_resident_bytes},
-      {"planned_peak_bytes", result.plan.planned_peak_bytes}};
+      {"planned_peak_bytes", result.plan.planned_peak_bytes},
+      {"memory_bytes", result.plan.memory_bytes},
+      {"spilled_bytes", result.plan.spilled_bytes}};
   if (args.layers) bench["layers"] = layers_json(result);
   return bench;
+}
+
+std::string percent(double fraction) {
+  return std::isnan(fraction) ? "-" : printf_string("%.1f%%", 100 * fraction);
 }
 
 void print_layers(const Report& report, const BenchResult& result) {
@@ -195,33 +205,42 @@ void print_layers(const Report& report, const BenchResult& result) {
                             "of limit"));
   for (const LayerReport& layer : result.layers) {
     report.line(printf_string(
-        "%-*s  %-*s %-10s %9.2f %5.1f%% %8.1f %9.1f %7.2f %8.1f%%", name, layer.name.c_str(),
-        algorithm, layer.algorithm.c_str(), layer.means.c_str(), 1e3 * layer.seconds,
+        "%-*s  %-*s %-10s %9.2f %5.1f%% %8.1f %9.1f %7.2f %9s", name, layer.name.c_str(), algorithm,
+        layer.algorithm.c_str(), layer.means.c_str(), 1e3 * layer.seconds,
         100 * layer.seconds / result.median, layer.flop / layer.seconds * 1e-9,
         layer.flop_executed / layer.seconds * 1e-9, layer.bytes / layer.seconds * 1e-9,
-        100 * fraction_of_limit(layer, result.limits)));
+        percent(fraction_of_limit(layer, result.limits)).c_str()));
   }
 }
 
 void print(const Report& report, const BenchArgs& args, const BenchResult& result) {
   const Shape& image = result.plan.image;
   const double megapixels = static_cast<double>(image.at(1) * image.at(2)) * 1e-6;
-  report.line(printf_string("%s %s: %s, %s, %s, %s, %d thread%s", args.job.c_str(),
-                            format_size(image.at(2), image.at(1)).c_str(),
-                            args.model_name().c_str(), result.backend.c_str(),
-                            result.precision.c_str(), result.simd.c_str(), result.threads,
-                            result.threads == 1 ? "" : "s"));
+  std::string machine = result.machine.name;
+  if (!result.simd.empty()) {
+    machine += ", " + result.simd + ", " + std::to_string(result.threads) +
+               (result.threads == 1 ? " thread" : " threads");
+  }
+  report.line(args.job + " " + format_size(image.at(2), image.at(1)) + ": " + args.model_name() +
+              "; " + machine);
   report.line(printf_string(
       "median %s of %lld (%s to %s), %.3f megapixels/s", format_seconds(result.median).c_str(),
       static_cast<long long>(args.runs), format_seconds(std::ranges::min(result.seconds)).c_str(),
       format_seconds(std::ranges::max(result.seconds)).c_str(), megapixels / result.median));
-  report.line(printf_string(
-      "%s directly, %.1f GFLOP/s; %s executed, %.1f GFLOP/s: %.0f %% of the FMA peak",
-      format_flop(result.plan.flop).c_str(), result.plan.flop / result.median * 1e-9,
-      format_flop(result.flop_executed).c_str(), result.flop_executed / result.median * 1e-9,
-      100 * result.flop_executed / result.median / result.limits.flop_per_s));
-  report.line(printf_string("measured limits: %.1f GFLOP/s float32, %.1f GB/s of memory",
-                            result.limits.flop_per_s * 1e-9, result.limits.bytes_per_s * 1e-9));
+  const double executed_per_s = result.flop_executed / result.median;
+  const bool limits_known = result.limits.flop_per_s > 0;
+  report.line(
+      printf_string("%s directly, %.1f GFLOP/s; %s executed, %.1f GFLOP/s%s",
+                    format_flop(result.plan.flop).c_str(), result.plan.flop / result.median * 1e-9,
+                    format_flop(result.flop_executed).c_str(), executed_per_s * 1e-9,
+                    limits_known ? printf_string(": %.0f %% of the FMA peak",
+                                                 100 * executed_per_s / result.limits.flop_per_s)
+                                       .c_str()
+                                 : ""));
+  if (limits_known) {
+    report.line(printf_string("measured limits: %.1f GFLOP/s float32, %.1f GB/s of memory",
+                              result.limits.flop_per_s * 1e-9, result.limits.bytes_per_s * 1e-9));
+  }
   report.line("peak resident memory " + format_bytes(result.peak_resident_bytes) + ", planned " +
               format_bytes(result.plan.planned_peak_bytes));
   if (args.layers) print_layers(report, result);
@@ -231,6 +250,7 @@ int run(const BenchArgs& args) {
   const Report report(args.report.quiet, args.report.json);
   args.run.options();  // refuses what makes no sense before the model is read
   const AutoencoderKL model = load_model(args);
+  machine_of(model, args.run);  // refuses what the machine cannot do
   const BenchResult result = measure(model, args);
   print(report, args, result);
   report.json(document(args, result));

@@ -110,8 +110,13 @@ void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const L
 class DecodeJob {
  public:
   DecodeJob(const DecodeArgs& args, const AutoencoderKL& model, const Report& report,
-            const std::vector<std::string>& outputs, ImageFormat format)
-      : args_(args), model_(model), report_(report), outputs_(outputs), format_(format) {}
+            const std::vector<std::string>& outputs, ImageFormat format, const Machine& machine)
+      : args_(args),
+        model_(model),
+        report_(report),
+        outputs_(outputs),
+        format_(format),
+        machine_(machine) {}
 
   Json operator()(size_t i, const LatentFile& file) const {
     const std::string& input = args_.latents[i];
@@ -126,7 +131,8 @@ class DecodeJob {
     report_.line(display_name(input, true) + " -> " + display_name(paths.front(), false) +
                  (paths.size() > 1 ? " ... " + paths.back() : "") + ": " +
                  (count > 1 ? std::to_string(count) + " pictures of " : "") +
-                 format_size(size.width, size.height) + ", " + format_seconds(seconds));
+                 format_size(size.width, size.height) + ", " + format_seconds(seconds) + " (" +
+                 machine_.name + ")");
     return {{"input", input}, {"outputs", paths}, {"width", size.width},   {"height", size.height},
             {"batch", count}, {"unscaled", raw},  {"made_by", file.model}, {"seconds", seconds}};
   }
@@ -165,6 +171,7 @@ class DecodeJob {
   const Report& report_;
   const std::vector<std::string>& outputs_;
   ImageFormat format_;
+  const Machine& machine_;
 };
 
 int run(const DecodeArgs& args) {
@@ -175,12 +182,15 @@ int run(const DecodeArgs& args) {
   const Report report(args.report.quiet, args.report.json, args.output.output == "-");
   args.run.options();  // refuses what makes no sense before the model is read
   const AutoencoderKL model = args.model.load();
+  const Machine machine = machine_of(model, args.run);
   Json results;
   const auto read = [&](const std::string& path) { return read_file(args, model, path); };
-  const int code =
-      for_each_input(args.latents, read, DecodeJob(args, model, report, outputs, format), results);
+  const int code = for_each_input(
+      args.latents, read, DecodeJob(args, model, report, outputs, format, machine), results);
   report.json({{"command", "decode"},
                {"model", args.model.name()},
+               {"backend", machine.backend},
+               {"precision", machine.precision},
                {"latent_space", model.latent_space_hash()},
                {"results", results}});
   return code;

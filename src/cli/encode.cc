@@ -88,6 +88,7 @@ int run(const EncodeArgs& args) {
   const Report report(args.report.quiet, args.report.json, args.output.output == "-");
   args.run.options();  // refuses what makes no sense before the model is read
   const AutoencoderKL model = args.model.load();
+  const Machine machine = machine_of(model, args.run);
   const WriteLatentsOptions write_options = {
       .dtype = weight_dtypes().at(args.dtype),
       .layout = args.layout == "nhwc" ? LatentLayout::kNhwc : LatentLayout::kNchw,
@@ -108,7 +109,7 @@ int run(const EncodeArgs& args) {
     report.line(display_name(args.pictures[i], true) + " -> " + display_name(outputs[i], false) +
                 ": " + format_size(width, height) + ", " +
                 (args.moments ? "moments " : "latents ") + shape_string(shape) + ", " +
-                format_seconds(seconds));
+                format_seconds(seconds) + " (" + machine.name + ")");
     return Json{{"input", args.pictures[i]},
                 {"output", outputs[i]},
                 {"width", width},
@@ -122,6 +123,8 @@ int run(const EncodeArgs& args) {
   const int code = for_each_input(args.pictures, read, job, results);
   report.json({{"command", "encode"},
                {"model", args.model.name()},
+               {"backend", machine.backend},
+               {"precision", machine.precision},
                {"latent_space", model.latent_space_hash()},
                {"dtype", dtype_name(write_options.dtype)},
                {"layout", args.layout},

@@ -103,7 +103,8 @@ std::string shape_text(const Json& shape) {
   return "[" + join(parts, ", ") + "]";
 }
 
-Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& plans) {
+Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& plans,
+              const Machine& machine) {
   const Model& found = model.model();
   const auto bytes = weights_by_dtype(found);
   int64_t all_bytes = 0;
@@ -128,7 +129,10 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
                {"latent_channels", found.config.channels()},
                {"latent_space", latent_space(model, args)},
                {"latent_shape", latent_shape(found.config, args.size)},
-               {"size", size}};
+               {"size", size},
+               {"backend", machine.backend},
+               {"precision", machine.precision},
+               {"machine", machine.name}};
   // The plan of decoding, or of what else the model can do, stands at the top as well.
   const Json headline = plan_json(plans.decode ? plans.decode : plans.encode);
   for (const char* key : {"flop", "planned_peak_bytes", "minimum_bytes", "spilled_bytes"}) {
@@ -182,6 +186,7 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   if (!info["latent_space"].is_null()) {
     print_row(report, "latent space", text("latent_space").substr(0, 16));
   }
+  print_row(report, "machine", text("machine"));
   if (args.size) {
     print_plan(report, "decode", *args.size, plans.decode);
     print_plan(report, "encode", *args.size, plans.encode);
@@ -197,8 +202,9 @@ int run(const InfoArgs& args) {
   const RunOptions options = args.run.options();
   const AutoencoderKL model =
       args.model.only_family() ? weightless_model(args.model.family) : args.model.load();
+  const Machine machine = machine_of(model, args.run);
   const Plans plans = args.size ? plans_for(model, *args.size, options) : Plans();
-  const Json info = document(model, args, plans);
+  const Json info = document(model, args, plans, machine);
   print(report, info, args, plans);
   report.json(info);
   return 0;

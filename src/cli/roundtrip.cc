@@ -55,8 +55,9 @@ Roundtrip run_roundtrip(const AutoencoderKL& model, const RoundtripArgs& args, c
 
 class RoundtripJob {
  public:
-  RoundtripJob(const RoundtripArgs& args, const AutoencoderKL& model, const Report& report)
-      : args_(args), model_(model), report_(report) {
+  RoundtripJob(const RoundtripArgs& args, const AutoencoderKL& model, const Report& report,
+               const Machine& machine)
+      : args_(args), model_(model), report_(report), machine_(machine) {
     const bool force = args.output.force;
     if (!args.output.output.empty()) {
       format_ = format_for(args.output.output);
@@ -139,10 +140,11 @@ class RoundtripJob {
     report_.line(printf_string("%s: %s, PSNR %.2f dB, SSIM %.4f",
                                display_name(args_.pictures[i], true).c_str(),
                                format_size(width, height).c_str(), decibels, similarity));
-    report_.line(printf_string(
-        "  encode %s (%.2f megapixels/s), decode %s (%.2f megapixels/s)",
-        format_seconds(result.encode_seconds).c_str(), megapixels / result.encode_seconds,
-        format_seconds(result.decode_seconds).c_str(), megapixels / result.decode_seconds));
+    report_.line(printf_string("  encode %s (%.2f megapixels/s), decode %s (%.2f megapixels/s), %s",
+                               format_seconds(result.encode_seconds).c_str(),
+                               megapixels / result.encode_seconds,
+                               format_seconds(result.decode_seconds).c_str(),
+                               megapixels / result.decode_seconds, machine_.name.c_str()));
     if (!outputs_.empty()) report_.line("  result: " + display_name(outputs_[i], false));
     if (!compares_.empty()) report_.line("  comparison: " + display_name(compares_[i], false));
   }
@@ -150,6 +152,7 @@ class RoundtripJob {
   const RoundtripArgs& args_;
   const AutoencoderKL& model_;
   const Report& report_;
+  const Machine& machine_;
   ImageFormat format_ = ImageFormat::kPng, compare_format_ = ImageFormat::kPng;
   std::vector<std::string> outputs_, compares_;
   int count_ = 0;
@@ -171,7 +174,8 @@ int run(const RoundtripArgs& args) {
   const Report report(args.report.quiet, args.report.json, stdout_taken);
   args.run.options();  // refuses what makes no sense before the model is read
   const AutoencoderKL model = args.model.load();
-  RoundtripJob job(args, model, report);
+  const Machine machine = machine_of(model, args.run);
+  RoundtripJob job(args, model, report, machine);
   Json results;
   const int code = for_each_input(
       args.pictures, [&](const std::string& path) { return read_one(args, path); },
@@ -179,6 +183,8 @@ int run(const RoundtripArgs& args) {
   const Json mean = job.means();
   report.json({{"command", "roundtrip"},
                {"model", args.model.name()},
+               {"backend", machine.backend},
+               {"precision", machine.precision},
                {"mean", mean},
                {"results", results}});
   return code;

@@ -12,6 +12,7 @@ def test_report_and_file_agree(calotype, picture):
     assert (result["width"], result["height"]) == (64, 48)
     assert result["latent_shape"] == [1, 16, 6, 8]
     assert report["command"] == "encode" and report["model"] == "embedded"
+    assert report["backend"] in ("cpu", "cuda") and report["precision"]
     latents = load_file(calotype.folder / "photo.safetensors")["latents"]
     assert latents.shape == (1, 16, 6, 8) and latents.dtype == numpy.float32
     with safe_open(calotype.folder / "photo.safetensors", "np") as file:

@@ -18,6 +18,14 @@ def test_the_embedded_model(calotype):
     assert calotype.json("info", "--model", "embedded") == info
 
 
+def test_the_machine_that_a_job_would_take(calotype):
+    info = calotype.json("info", "--backend", "reference")
+    assert (info["backend"], info["precision"]) == ("reference", "f64")
+    info = calotype.json("info", "--backend", "cpu", "--precision", "fast")
+    assert (info["backend"], info["precision"], info["machine"]) == ("cpu", "fast", "CPU, fast")
+    assert calotype.json("info", "--backend", "auto")["backend"] in ("cpu", "cuda")
+
+
 def test_a_size_adds_flop_and_memory(calotype):
     small, large = (calotype.json("info", "--size", size) for size in ("512x512", "1024x1024"))
     assert small["latent_shape"] == [1, 16, 64, 64]

@@ -132,6 +132,22 @@ def test_wrong_usage(calotype, args):
 
 
 @pytest.mark.parametrize("command", COMPUTING)
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_failed_job(calotype, picture, latents, command):
+    picture("no.png"), latents("no.npy")
+    environment = {"CALOTYPE_CUDA_PLUGIN": "/no/such/plugin.so"}
+    line = calotype.error(*COMPLETE[command], "--backend", "cuda", code=1, env=environment)
+    assert "/no/such/plugin.so" in line
+    assert not (calotype.folder / "out.png").exists() and not (calotype.folder / "out.npy").exists()
+
+
+@pytest.mark.parametrize("command", COMPUTING)
+def test_precisions_that_the_cpu_lacks_are_refused(calotype, picture, latents, command):
+    picture("no.png"), latents("no.npy")
+    line = calotype.error(*COMPLETE[command], "--backend", "cpu", "--precision", "f16", code=2)
+    assert "f16" in line
+
+
+@pytest.mark.parametrize("command", COMPUTING)
 @pytest.mark.parametrize("memory", ["0", "-1G", "much", "1.3X", "1G1"])
 def test_memory_is_a_size(calotype, command, memory):
     assert memory in calotype.error(*COMPLETE[command], f"--memory={memory}", code=2)

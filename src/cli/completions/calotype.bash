@@ -4,7 +4,7 @@ _calotype() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
   local commands="encode decode roundtrip info convert list bench"
   local model="--model --family --verify"
-  local computing="--backend --precision --threads --memory --scratch"
+  local computing="--backend --device --precision --threads --memory --scratch"
   local report="--quiet --json --help"
   local command=${COMP_WORDS[1]} words
   compopt -o filenames 2>/dev/null
@@ -15,8 +15,8 @@ _calotype() {
   fi
   case $prev in
     --family) words="flux sd1 sd2 sdxl sd3 flux2" ;;
-    --backend) words="cpu reference" ;;
-    --precision) words="f32 fast bf16" ;;
+    --backend) words="auto cpu cuda reference" ;;
+    --precision) words="f32 fast bf16 f16" ;;
     --layout) words="nchw nhwc" ;;
     --keys) words="diffusers original" ;;
     --bit-depth) words="8 16" ;;
@@ -38,7 +38,7 @@ _calotype() {
       COMPREPLY=($(compgen -f -- "$cur"))
       return
       ;;
-    --threads | --memory | --runs | --random | --seed | --size | --resize | --quality | --amplify | --ollama)
+    --device | --threads | --memory | --runs | --random | --seed | --size | --resize | --quality | --amplify | --ollama)
       return
       ;;
   esac
