@@ -14,7 +14,7 @@
 namespace calotype::test {
 namespace {
 
-constexpr RunOptions on(Backend backend, Precision precision = Precision::kAuto) {
+RunOptions on(Backend backend, Precision precision = Precision::kAuto) {
   RunOptions options;
   options.backend = backend;
   options.precision = precision;

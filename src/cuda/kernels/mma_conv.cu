@@ -120,21 +120,53 @@ __device__ void activate_box(const Portable& p, const Box& box, uint8_t* stage) 
   }
 }
 
+// Loads blocks of weights in order. A thread has chunk thread % 8 of every 32nd row.
 template <class T, int kColumns>
-__device__ __forceinline__ void load_weights(const Portable& p, int block, int first_row,
-                                             uint32_t to) {
-  const T* from = static_cast<const T*>(p.weights) + block * p.block_pitch;
-  const int chunk = threadIdx.x & 7;
-  const int bytes = p.depth == INT32_MAX ? 16 : bytes_left(block * kSlab + chunk * 8, p.depth);
+class WeightLoader {
+ public:
+  __device__ WeightLoader(const Portable& p, int first_row)
+      : chunk_(threadIdx.x & 7),
+        row_(threadIdx.x >> 3),
+        to_(swizzled(row_, chunk_)),  // 32 rows further the swizzle is the same
+        from_(static_cast<const T*>(p.weights) + (first_row + row_) * p.weight_pitch + chunk_ * 8),
+        valid_(static_cast<const T*>(p.weights)),
+        step_(kRowStep * p.weight_pitch),
+        block_pitch_(p.block_pitch),
+        rows_left_(p.weight_rows - first_row - row_),
+        depth_left_(p.depth - chunk_ * 8),
+        padded_(p.depth == INT32_MAX) {}
+
+  __device__ __forceinline__ void load(uint32_t stage) {
+    const T* from = from_;
+    if (padded_) {
 #pragma unroll
-  for (int i = 0; i < kColumns * 8 / kThreads; i++) {
-    const int row = (threadIdx.x >> 3) + i * (kThreads / 8);
-    const bool there = first_row + row < p.weight_rows && bytes > 0;
-    copy_async(to + swizzled(row, chunk),
-               there ? from + (first_row + row) * p.weight_pitch + chunk * 8 : from,
-               there ? bytes : 0);
+      for (int i = 0; i < kRows; i++, from += step_) {
+        copy_async(stage + to_ + i * kRowStep * 128, from, 16);
+      }
+    } else {
+      const int bytes = 2 * max(0, min(8, depth_left_));
+#pragma unroll
+      for (int i = 0; i < kRows; i++, from += step_) {
+        const bool there = i * kRowStep < rows_left_ && bytes > 0;
+        copy_async(stage + to_ + i * kRowStep * 128, there ? from : valid_, there ? bytes : 0);
+      }
+      depth_left_ -= kSlab;
+    }
+    from_ += block_pitch_;
   }
-}
+
+ private:
+  static constexpr int kRowStep = kThreads / 8, kRows = kColumns / kRowStep;
+
+  const int chunk_, row_;
+  const uint32_t to_;
+  const T* from_;
+  const T* const valid_;  // for copies of nothing
+  const int64_t step_, block_pitch_;
+  const int rows_left_;
+  int depth_left_;
+  const bool padded_;
+};
 
 // The moments of the tile's pairs of channels: per lane, per warp, then over the warps of a column.
 template <int kColumns, int kBlocks>
@@ -176,13 +208,16 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
   const bool point = p.mode == Mode::kPoint;
   const int box_stages = point ? 3 : 2, box_bytes = point ? kPointBoxBytes : kBoxBytes;
   load_box<T>(Box(p, tile, 0), boxes);
-  load_weights<T, kColumns>(p, 0, first_row, weights);
+  WeightLoader<T, kColumns> loader(p, first_row);
+  loader.load(weights);
   commit_copies();
   if (point && slabs > 1) load_box<T>(Box(p, tile, 1), boxes + box_bytes);
-  if (blocks > 1) load_weights<T, kColumns>(p, 1, first_row, weights + L::kWeightBytes);
+  if (blocks > 1) loader.load(weights + L::kWeightBytes);
   commit_copies();
 
   float sums[kRowTiles][kColumnTiles][4] = {};
+  const uint32_t column_start =
+      swizzled(across * L::kWarpColumns + (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
   int block = 0, stage = 0, box_stage = 0;
   bool short_slab = false;  // the slab before this one had one tap: its box is the newest copy
   for (int s = 0; s < slabs; s++) {
@@ -205,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
       // Everybody has left the block before this one: its place is free.
       if (block + 2 < blocks) {
         const int free = stage == 0 ? 2 : stage - 1;
-        load_weights<T, kColumns>(p, block + 2, first_row, weights + free * L::kWeightBytes);
+        loader.load(weights + free * L::kWeightBytes);
       }
       const int ahead = box_stages - 1;
       if (t == 0 && s + ahead < slabs) {
@@ -214,24 +249,30 @@ __global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_cons
       }
       commit_copies();
 
-      const uint32_t columns = weights + stage * L::kWeightBytes;
+      // Chunk 2 k + h of row r lies at chunk (2 k + h) ^ (r % 8), so 16 channels further is an
+      // exclusive or with 32 k.
       const int shift = (taps.oy + t / taps.nx) * box.w + taps.ox + t % taps.nx;
+      const uint32_t columns = weights + stage * L::kWeightBytes + column_start;
+      uint32_t rows[kRowTiles];
+#pragma unroll
+      for (int i = 0; i < kRowTiles; i++) {
+        const int pixel = (down * kRowTiles + i) * box.w + shift + (lane & 15);
+        rows[i] = inputs + swizzled(pixel, lane >> 4);
+      }
 #pragma unroll
       for (int k = 0; k < kSlab / 16; k++) {
-        uint32_t b[kColumnTiles / 2][4];
+        uint32_t a[kRowTiles][4], b[kColumnTiles / 2][4];
+#pragma unroll
+        for (int i = 0; i < kRowTiles; i++) load_matrices(a[i], rows[i] ^ (32 * k));
 #pragma unroll
         for (int j = 0; j < kColumnTiles / 2; j++) {
-          const int row = across * L::kWarpColumns + j * 16 + (lane & 7) + ((lane >> 4) << 3);
-          load_matrices(b[j], columns + swizzled(row, 2 * k + ((lane >> 3) & 1)));
+          load_matrices(b[j], (columns ^ (32 * k)) + j * 16 * 128);
         }
 #pragma unroll
-        for (int i = 0; i < kRowTiles; i++) {
-          const int pixel = (down * kRowTiles + i) * box.w + shift + (lane & 15);
-          uint32_t a[4];
-          load_matrices(a, inputs + swizzled(pixel, 2 * k + (lane >> 4)));
+        for (int j = 0; j < kColumnTiles; j++) {
 #pragma unroll
-          for (int j = 0; j < kColumnTiles; j++) {
-            multiply<T>(sums[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+          for (int i = 0; i < kRowTiles; i++) {
+            multiply<T>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
           }
         }
       }
