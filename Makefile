@@ -3,7 +3,7 @@ BUILD ?= build
 CMAKE_FLAGS ?=
 PREFIX ?= /usr/local
 
-.PHONY: all packages demo test check lint format install clean
+.PHONY: all packages demo test check lint format install clean cuda test-cuda bench-cuda
 
 all: packages
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DCALOTYPE_TESTS=OFF $(CMAKE_FLAGS)
@@ -36,6 +36,17 @@ format:
 
 install: all
 	cmake --install $(BUILD) --prefix $(PREFIX)
+
+# The plugin for NVIDIA GPUs, with the machine's CUDA toolkit; its tests and benchmark need a GPU.
+cuda: packages
+	cmake -S . -B build-cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DCALOTYPE_CUDA=ON $(CMAKE_FLAGS)
+	cmake --build build-cuda
+
+test-cuda: cuda
+	CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so build-cuda/bin/cuda_gpu_test
+
+bench-cuda: cuda
+	python3 bench/peers_cuda.py --library build-cuda/bin --portable
 
 clean:
 	rm -rf $(BUILD) build-*
