@@ -73,8 +73,18 @@ type Precision int
 
 const (
 	F32  Precision = C.CALOTYPE_F32
-	Fast Precision = C.CALOTYPE_FAST // float32 with faster, less exact convolutions
-	BF16 Precision = C.CALOTYPE_BF16 // bf16 products where the CPU has them
+	Fast Precision = C.CALOTYPE_FAST // CPU: float32 with faster, less exact convolutions
+	BF16 Precision = C.CALOTYPE_BF16 // bf16 products, float32 sums, where the machine has them
+	F16  Precision = C.CALOTYPE_F16  // GPU: f16 products, float32 sums
+)
+
+// Backend is what a job runs on.
+type Backend int
+
+const (
+	CPU       Backend = C.CALOTYPE_CPU
+	CUDA      Backend = C.CALOTYPE_CUDA      // an NVIDIA GPU
+	Reference Backend = C.CALOTYPE_REFERENCE // float64 in plain loops: slow
 )
 
 // Option changes how a job runs.
@@ -95,7 +105,17 @@ func Memory(bytes int64) Option {
 	return func(o *options) { o.run.memory = C.int64_t(bytes) }
 }
 
-// WithPrecision chooses the arithmetic; F32 is the default.
+// WithBackend chooses what a job runs on; without it, an NVIDIA GPU where there is one, else the CPU.
+func WithBackend(backend Backend) Option {
+	return func(o *options) { o.run.backend = C.int32_t(backend) }
+}
+
+// Device chooses the GPU.
+func Device(index int) Option {
+	return func(o *options) { o.run.device = C.int32_t(index) }
+}
+
+// WithPrecision chooses the arithmetic; without it, F32 on the CPU and BF16 on a GPU.
 func WithPrecision(precision Precision) Option {
 	return func(o *options) { o.run.precision = C.int32_t(precision) }
 }

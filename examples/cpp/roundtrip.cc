@@ -11,7 +11,8 @@ int main(int argc, char** argv) {
     const calotype::Tensor photo = calotype::read_image(argv[1]);
     const calotype::Tensor padded = calotype::pad_to_factor(photo, vae.config().spatial_factor());
     const calotype::Tensor latents = vae.scale(vae.encode(padded).mode());
-    const calotype::Tensor picture = calotype::crop(vae.decode(latents), photo.dim(1), photo.dim(2));
+    const calotype::Tensor picture =
+        calotype::crop(vae.decode(latents), photo.dim(1), photo.dim(2));
     calotype::write_image(picture, argv[2]);
     std::cout << calotype::psnr(photo, picture) << " dB\n";
   } catch (const calotype::Error& error) {

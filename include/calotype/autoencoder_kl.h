@@ -130,16 +130,16 @@ class CALOTYPE_API AutoencoderKL {
   // Error(kInvalidArgument) unless H and W are multiples of the factor (pad_to_factor does it).
   Posterior encode(const Tensor& image, const RunOptions& options = {}) const;
 
-  // As decode and decode_z, in 8 bits: round(255 * clamp(y / 2 + 0.5)), dense NHWC. A GPU then sends
-  // a quarter of the bytes.
+  // As decode and decode_z, in 8 bits: round(255 * clamp(y / 2 + 0.5)), dense NHWC. A GPU then
+  // sends a quarter of the bytes.
   std::vector<uint8_t> decode_bytes(const Tensor& latents, const RunOptions& options = {}) const;
   std::vector<uint8_t> decode_z_bytes(const Tensor& z, const RunOptions& options = {}) const;
 
   // On the GPU `options.device`, from and to its memory, on `stream` (a cudaStream_t; null is the
-  // default stream): nothing is copied and nothing is waited for. Latents are scaled, or raw z where
-  // `raw`; moments are mean and logvar (not clamped) of raw z, 2 * latent_channels. The first call of
-  // a size allocates, so it cannot be captured in a CUDA graph; later ones can. Throws as decode
-  // does, and Error(kNotFound) where there is no GPU.
+  // default stream): nothing is copied and nothing is waited for. Latents are scaled, or raw z
+  // where `raw`; moments are mean and logvar (not clamped) of raw z, 2 * latent_channels. The first
+  // call of a size allocates, so it cannot be captured in a CUDA graph; later ones can. Throws as
+  // decode does, and Error(kNotFound) where there is no GPU.
   void decode_on_device(const DeviceView& latents, bool raw, const DeviceView& image, void* stream,
                         const RunOptions& options = {}) const;
   void encode_on_device(const DeviceView& image, const DeviceView& moments, void* stream,

@@ -128,12 +128,19 @@ CALOTYPE_API void calotype_free_list(calotype_model_entry* entries);
 
 /* ---- Jobs ---- */
 
-typedef enum calotype_backend { CALOTYPE_CPU = 0, CALOTYPE_REFERENCE = 1 } calotype_backend;
+typedef enum calotype_backend {
+  CALOTYPE_BACKEND_AUTO = 0, /* an NVIDIA GPU where there is one that can be used, else the CPU */
+  CALOTYPE_CPU = 1,
+  CALOTYPE_CUDA = 2,
+  CALOTYPE_REFERENCE = 3 /* float64 in plain loops: slow */
+} calotype_backend;
 
 typedef enum calotype_precision {
-  CALOTYPE_F32 = 0,
-  CALOTYPE_FAST = 1, /* float32 with faster, less exact convolutions */
-  CALOTYPE_BF16 = 2  /* bf16 products where the CPU has them */
+  CALOTYPE_PRECISION_AUTO = 0, /* float32 on the CPU, bf16 on a GPU */
+  CALOTYPE_F32 = 1,
+  CALOTYPE_FAST = 2, /* CPU: float32 with faster, less exact convolutions */
+  CALOTYPE_BF16 = 3, /* bf16 products, float32 sums, where the machine has them */
+  CALOTYPE_F16 = 4   /* GPU: f16 products, float32 sums */
 } calotype_precision;
 
 typedef enum calotype_layout {
@@ -156,9 +163,10 @@ typedef struct calotype_run_options {
   int32_t latent_layout; /* calotype_layout */
   int32_t image_layout;  /* calotype_layout */
   int32_t sample;        /* encode: not 0 draws from the posterior instead of taking its mode */
-  int32_t reserved;      /* 0 */
+  int32_t device;        /* which GPU */
   uint64_t seed;         /* of `sample`: the same noise on every machine */
-  int64_t memory;        /* peak bytes of the job; 0: no bound */
+  int64_t memory;        /* peak bytes of the job; 0: CALOTYPE_MEMORY, else what is free allows */
+  const char* scratch;   /* folder for what exceeds `memory`; NULL: $TMPDIR, else /var/tmp */
   calotype_progress progress; /* or NULL */
   void* user;                 /* handed to progress */
 } calotype_run_options;
@@ -208,8 +216,10 @@ CALOTYPE_API calotype_status calotype_encode_moments(const calotype_model* model
 
 typedef struct calotype_plan {
   size_t struct_size;
-  double flop;        /* of the direct algorithm: 2 * multiply-adds */
-  int64_t peak_bytes; /* activations, workspace, weights, input and output */
+  double flop;           /* of the direct algorithm: 2 * multiply-adds */
+  int64_t peak_bytes;    /* all that calotype_run_options.memory counts */
+  int64_t minimum_bytes; /* the smallest calotype_run_options.memory that works */
+  double seconds;        /* expected */
 } calotype_plan;
 
 /* What decoding to, or encoding from, pictures of a shape will take. */

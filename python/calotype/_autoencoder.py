@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
 
@@ -22,8 +22,6 @@ from ._errors import InvalidArgumentError
 from ._hub import find_model
 
 if TYPE_CHECKING:
-    import os
-
     import torch
     from PIL import Image
 
@@ -44,7 +42,7 @@ class Plan(NamedTuple):
     """What a job will take."""
 
     flop: float  # of the direct algorithm: 2 * multiply-adds
-    peak_bytes: int  # activations, workspace, weights, input and output
+    peak_bytes:memory: str | int | None  # peak of the job, in bytes or as "1.3G"; None: what is free allows # activations, workspace, weights, input and output
 
 
 class ModelEntry(NamedTuple):
@@ -63,23 +61,12 @@ def list_models() -> list[ModelEntry]:
     return [ModelEntry(*entry) for entry in _native.list_models()]
 
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
 def parse_bytes(memory: str | int | None) -> int:
-    """1610612736, "1536M", "1.5G", "1.5GiB": a number of bytes, in powers of 1024. None: 0."""
+    """1610612736, "1536M", "1.5G": a number of bytes, in powers of 1024. None: 0."""
     if memory is None:
         return 0
-    if isinstance(memory, int):
-        count = memory
-    else:
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?b)?\s*", memory.lower())
-        if match is None:
-            raise InvalidArgumentError(
-                f'memory is {memory!r}; it is a number of bytes, as 1300000000, "1300M" or "1.3G"'
-            )
-        count = int(float(match[1]) * _UNITS[match[2]])
-    if count < 0 or (count == 0 and memory != 0):
+    count = _native.parse_memory_size(memory) if isinstance(memory, str) else memory
+    if count < 1:
         raise InvalidArgumentError(f"memory is {memory!r}; it must be positive")
     return count
 
@@ -90,9 +77,13 @@ class JobOptions(TypedDict, total=False):
     # Called with (fraction done, layer) several times a second; False cancels.
     progress: Progress | None
     threads: int | None  # None: as many as the process may use
-    memory: str | int | None  # peak of the job, in bytes or as "1.3G"; None: no bound
-    precision: str  # "f32"; "fast" (four times its error); "bf16" where the CPU has it
-    backend: str  # "cpu", or "reference" (float64, slow)
+    memory: str | int | None  # peak of the job, in bytes or as "1.3G"; None: what is free allows
+    # "auto": "f32" on the CPU, "bf16" on a GPU. CPU: "fast" (four times the error of "f32"), "bf16"
+    # where it has it; GPU: "f16", "f32".
+    precision: str
+    backend: str  # "auto": a GPU where there is one, else the CPU; "cpu", "cuda", "reference" (slow)
+    device: int  # which GPU
+    scratch: str | None  # folder for what does not fit into memory; None: $TMPDIR, else /var/tmp
 
 
 def job_arguments(
@@ -100,17 +91,29 @@ def job_arguments(
     progress: Progress | None = None,
     threads: int | None = None,
     memory: str | int | None = None,
-    precision: str = "f32",
-    backend: str = "cpu",
+    precision: str = "auto",
+    backend: str = "auto",
+    device: int = 0,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> _native.JobArguments:
     """Checks and packs the options of a job."""
     if threads is not None and threads < 1:
         raise InvalidArgumentError(f"threads is {threads}; it is 1 or more, or None for all")
-    if precision not in ("f32", "fast", "bf16"):
-        raise InvalidArgumentError(f'precision is {precision!r}; it is "f32", "fast" or "bf16"')
-    if backend not in ("cpu", "reference"):
-        raise InvalidArgumentError(f'backend is {backend!r}; it is "cpu" or "reference"')
-    return _native.JobArguments(backend, precision, threads or 0, parse_bytes(memory), progress)
+    for what, value, known in (
+        ("precision", precision, ("auto", "f32", "fast", "bf16", "f16")),
+        ("backend", backend, ("auto", "cpu", "cuda", "reference")),
+    ):
+        if value not in known:
+            raise InvalidArgumentError(f"{what} is {value!r}; it is one of {', '.join(known)}")
+    return _native.JobArguments(
+        backend,
+        precision,
+        device,
+        threads or 0,
+        parse_bytes(memory),
+        os.fspath(scratch) if scratch else "",
+        progress,
+    )
 
 
 class AutoencoderKL:
@@ -299,9 +302,10 @@ class AutoencoderKL:
             progress: (in `job`, as what follows) called with (fraction done, layer) several times a
                 second; False cancels.
             threads: None: as many as the process may use.
-            memory: peak of the job, in bytes or as "1.3G"; None: no bound.
-            precision: "f32"; "fast" (four times its error); "bf16" where the CPU has it.
-            backend: "cpu", or "reference" (float64, slow).
+            memory: peak of the job, in bytes or as "1.3G"; None: what is free allows.
+            precision: "auto": "f32" on the CPU, "bf16" on a GPU; "fast", "f16".
+            backend: "auto": a GPU where there is one, else the CPU; "cpu", "cuda", "reference".
+            device, scratch: which GPU; the folder for what does not fit into `memory`.
 
         Raises:
             InvalidArgumentError, CancelledError, OutOfMemoryError; KeyboardInterrupt, and what

@@ -13,8 +13,10 @@ class JobArguments:
         self,
         backend: str,
         precision: str,
+        device: int,
         threads: int,
         memory: int,
+        scratch: str,
         progress: Callable[[float, str], object] | None,
     ) -> None: ...
 
@@ -69,3 +71,4 @@ class Model:
 
 def list_models() -> list[tuple[str, str, str, str, str, int]]: ...
 def default_threads() -> int: ...
+def parse_memory_size(text: str) -> int: ...

@@ -45,7 +45,7 @@ class CalotypeVAELoader:
                     "STRING",
                     {"default": "", "tooltip": 'Peak of a job, as "1.3G"; empty: no bound.'},
                 ),
-                "precision": (["f32", "fast", "bf16"],),
+                "precision": (["auto", "f32", "fast", "bf16", "f16"],),
             },
         }  # fmt: skip
 
@@ -54,7 +54,7 @@ class CalotypeVAELoader:
     CATEGORY = CATEGORY
     DESCRIPTION = "Loads an autoencoder that Calotype runs, on the CPU."
 
-    def load(self, model, threads=0, memory="", precision="f32"):
+    def load(self, model, threads=0, memory="", precision="auto"):
         name = None if model == EMBEDDED else model
         if model in _files():
             import folder_paths

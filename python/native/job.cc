@@ -3,14 +3,31 @@
 #include <nanobind/stl/string.h>
 
 namespace calotype::python {
+namespace {
+
+// The names have been checked.
+Backend backend_of(const std::string& name) {
+  if (name == "cpu") return Backend::kCpu;
+  if (name == "cuda") return Backend::kCuda;
+  return name == "reference" ? Backend::kReference : Backend::kAuto;
+}
+
+Precision precision_of(const std::string& name) {
+  if (name == "f32") return Precision::kF32;
+  if (name == "fast") return Precision::kFast;
+  if (name == "bf16") return Precision::kBF16;
+  return name == "f16" ? Precision::kF16 : Precision::kAuto;
+}
+
+}  // namespace
 
 Job::Job(const JobArguments& arguments) : callback_(arguments.progress) {
-  options_.backend = arguments.backend == "reference" ? Backend::kReference : Backend::kCpu;
-  options_.precision = arguments.precision == "fast"   ? Precision::kFast
-                       : arguments.precision == "bf16" ? Precision::kBF16
-                                                       : Precision::kF32;
+  options_.backend = backend_of(arguments.backend);
+  options_.precision = precision_of(arguments.precision);
+  options_.device = arguments.device;
   options_.threads = arguments.threads;
   options_.memory = arguments.memory;
+  options_.scratch = arguments.scratch;
   options_.progress = [this](const Progress& progress) { return on_progress(progress); };
 }
 

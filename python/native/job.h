@@ -17,8 +17,10 @@ namespace nb = nanobind;
 // What the Python side has checked and named.
 struct JobArguments {
   std::string backend, precision;
+  int device = 0;
   int threads = 0;
   int64_t memory = 0;
+  std::string scratch;
   nb::object progress;  // callable(fraction, layer) or None; False cancels
 };
 

@@ -143,12 +143,14 @@ void bind_model(nb::module_& m) {
   nb::class_<JobArguments>(m, "JobArguments")
       .def(
           "__init__",
-          [](JobArguments* place, std::string backend, std::string precision, int threads,
-             int64_t memory, nb::object progress) {
-            std::construct_at(place, JobArguments{std::move(backend), std::move(precision), threads,
-                                                  memory, std::move(progress)});
+          [](JobArguments* place, std::string backend, std::string precision, int device,
+             int threads, int64_t memory, std::string scratch, nb::object progress) {
+            std::construct_at(
+                place, JobArguments{std::move(backend), std::move(precision), device, threads,
+                                    memory, std::move(scratch), std::move(progress)});
           },
-          "backend"_a, "precision"_a, "threads"_a, "memory"_a, "progress"_a.none());
+          "backend"_a, "precision"_a, "device"_a, "threads"_a, "memory"_a, "scratch"_a,
+          "progress"_a.none());
   nb::class_<AutoencoderKL>(m, "Model")
       .def_static("load", &load, "name"_a, "family"_a, "verify"_a)
       .def_static("from_tensors", &from_tensors, "tensors"_a, "config_json"_a.none(), "source"_a,
@@ -202,4 +204,5 @@ NB_MODULE(_native, m) {
   bind_model(m);
   m.def("list_models", &models);
   m.def("default_threads", &calotype::default_threads);
+  m.def("parse_memory_size", &calotype::parse_memory_size, nb::arg("text"));
 }

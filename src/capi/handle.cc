@@ -51,23 +51,38 @@ bool is_nchw(int32_t layout, bool by_default, const char* field) {
 }
 
 Backend backend_of(int32_t backend) {
-  if (backend == CALOTYPE_CPU) return Backend::kCpu;
-  if (backend == CALOTYPE_REFERENCE) return Backend::kReference;
-  fail(ErrorCode::kInvalidArgument, "backend is ", backend,
-       "; it is one of CALOTYPE_CPU, CALOTYPE_REFERENCE");
+  switch (backend) {
+    case CALOTYPE_BACKEND_AUTO:
+      return Backend::kAuto;
+    case CALOTYPE_CPU:
+      return Backend::kCpu;
+    case CALOTYPE_CUDA:
+      return Backend::kCuda;
+    case CALOTYPE_REFERENCE:
+      return Backend::kReference;
+    default:
+      fail(ErrorCode::kInvalidArgument, "backend is ", backend,
+           "; it is one of CALOTYPE_BACKEND_AUTO, CALOTYPE_CPU, CALOTYPE_CUDA, "
+           "CALOTYPE_REFERENCE");
+  }
 }
 
 Precision precision_of(int32_t precision) {
   switch (precision) {
+    case CALOTYPE_PRECISION_AUTO:
+      return Precision::kAuto;
     case CALOTYPE_F32:
       return Precision::kF32;
     case CALOTYPE_FAST:
       return Precision::kFast;
     case CALOTYPE_BF16:
       return Precision::kBF16;
+    case CALOTYPE_F16:
+      return Precision::kF16;
     default:
       fail(ErrorCode::kInvalidArgument, "precision is ", precision,
-           "; it is one of CALOTYPE_F32, CALOTYPE_FAST, CALOTYPE_BF16");
+           "; it is one of CALOTYPE_PRECISION_AUTO, CALOTYPE_F32, CALOTYPE_FAST, CALOTYPE_BF16, "
+           "CALOTYPE_F16");
   }
 }
 
@@ -120,6 +135,8 @@ Job job_options(const calotype_run_options* options) {
     fail(ErrorCode::kInvalidArgument, "memory is ", given.memory, "; it cannot be negative");
   }
   job.run.memory = given.memory;
+  job.run.device = given.device;
+  if (given.scratch != nullptr) job.run.scratch = given.scratch;
   if (given.progress != nullptr) {
     job.run.progress = [callback = given.progress, user = given.user,
                         layer = std::string()](const Progress& progress) mutable {

@@ -141,6 +141,8 @@ calotype_status plan_job(const calotype_model* model, const calotype_shape* imag
     calotype_plan out = calotype_plan_defaults();
     out.flop = found.flop;
     out.peak_bytes = found.planned_peak_bytes;
+    out.minimum_bytes = found.minimum_bytes;
+    out.seconds = found.seconds;
     write_struct(out, plan, "calotype_plan");
   });
 }

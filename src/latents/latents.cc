@@ -321,9 +321,9 @@ LatentFile read_latents(const std::string& path, const AutoencoderKLConfig& conf
 
 void write_latents(const LatentFile& file, const std::string& path,
                    const AutoencoderKLConfig& config, const WriteLatentsOptions& options) {
-  const LatentFormat format = options.format  ? *options.format
-                              : path == "-" ? LatentFormat::kSafetensors
-                                            : latent_format_of(path);
+  const LatentFormat format = options.format ? *options.format
+                              : path == "-"  ? LatentFormat::kSafetensors
+                                             : latent_format_of(path);
   check_writable(file, path, config, format, options);
   const bool nchw = options.layout == LatentLayout::kNchw;
   const Tensor stored = nchw ? nhwc_to_nchw(file.latents) : file.latents.clone();

