@@ -23,9 +23,11 @@ void on_signal(int) {
   if (g_polling.load() > 0 && !again) return;
   remove_temporaries();
   constexpr std::string_view kMessage = "calotype: interrupted\n", kEraseBar = "\r\033[K";
-  ssize_t ignored = g_terminal ? ::write(STDERR_FILENO, kEraseBar.data(), kEraseBar.size()) : 0;
-  ignored = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
-  (void)ignored;
+  // Nothing could be done about a message that cannot be written.
+  const bool told =
+      (!g_terminal || ::write(STDERR_FILENO, kEraseBar.data(), kEraseBar.size()) > 0) &&
+      ::write(STDERR_FILENO, kMessage.data(), kMessage.size()) > 0;
+  static_cast<void>(told);
   ::_exit(kExitInterrupted);
 }
 
