@@ -102,13 +102,13 @@ HWY_NOINLINE void tile(const Product& p) {
       ahead += 16;
     }
 #pragma GCC unroll 16
-    for (int kk = 0; kk < kBlock; kk++) {
+    for (int64_t kk = 0; kk < kBlock; kk++) {
       step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
     }
     a += chunk;
     b += kBlock * kBlocks * kBlock;
   }
-  for (int kk = 0; kk < k; kk++) {
+  for (int64_t kk = 0; kk < k; kk++) {
     step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
   }
 #pragma GCC unroll 12

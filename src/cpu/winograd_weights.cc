@@ -32,7 +32,7 @@ HWY_INLINE void transform_filter(const V (&taps)[9], bool up, int64_t row_phase,
   constexpr int kPoints = S::kPoints;
   V rows[3][kPoints];  // [row tap][column point]
 #pragma GCC unroll 3
-  for (int r = 0; r < 3; r++) {
+  for (int64_t r = 0; r < 3; r++) {
     if constexpr (S::kTaps == 3) {
       S::filter(taps + 3 * r, rows[r]);
     } else {

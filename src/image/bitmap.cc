@@ -96,7 +96,8 @@ void check_claim(const std::string& file, int64_t width, int64_t height, int64_t
 
 void check_sparse_claim(const std::string& file, int64_t width, int64_t height, size_t bytes) {
   constexpr int64_t kSmall = int64_t{1} << 22;
-  check_claim(file, width, height, std::max<int64_t>(0, width * height - kSmall), 128 * 128, bytes);
+  check_claim(file, width, height, std::max<int64_t>(0, width * height - kSmall),
+              int64_t{128} * 128, bytes);
 }
 
 Tensor bitmap_to_tensor(const Bitmap& bitmap, const std::string& file,
