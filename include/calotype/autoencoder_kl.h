@@ -178,7 +178,7 @@ CALOTYPE_API Model random_model(const AutoencoderKLConfig& config, uint64_t seed
                                 DType dtype = DType::kBF16);
 
 // What RunOptions::memory counts for the library's own code, tables and threads.
-constexpr int64_t kProgramBytes = int64_t{24} << 20;
+constexpr int64_t kProgramBytes = int64_t{28} << 20;
 
 // "1.3G", "700M", "65536": bytes, by powers of 1024. Throws Error(kInvalidArgument).
 CALOTYPE_API int64_t parse_memory_size(const std::string& text);

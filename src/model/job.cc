@@ -106,10 +106,11 @@ Plan Job::plan() {
   Plan plan;
   for (const Node& node : network_.nodes())
     plan.flop += static_cast<double>(batch_) * flop_of(network_, node);
-  const auto groups = static_cast<double>((batch_ + group() - 1) / group());
+  const int64_t runs = (batch_ + group() - 1) / group();
+  const auto groups = static_cast<double>(runs);
   plan.flop_executed = groups * chosen.flop_executed;
   plan.flop_again = groups * chosen.flop_again;
-  plan.spilled_bytes = static_cast<int64_t>(groups) * chosen.spilled_bytes;
+  plan.spilled_bytes = runs * chosen.spilled_bytes;
   plan.seconds = groups * chosen.seconds;
   plan.memory_bytes = budget();
   plan.planned_peak_bytes = checked_add(base_bytes(), chosen.peak_bytes);

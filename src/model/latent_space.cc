@@ -8,7 +8,7 @@
 namespace calotype {
 
 LatentSpace::LatentSpace(const AutoencoderKLConfig& config, std::vector<double> running_mean,
-                         std::vector<double> running_var) {
+                         const std::vector<double>& running_var) {
   if (config.is_flux2()) {
     patch_ = config.patch_size.front();
     mean_ = std::move(running_mean);

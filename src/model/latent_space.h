@@ -18,7 +18,7 @@ class LatentSpace {
  public:
   // `running_mean` and `running_var`: the tensors bn.* of FLUX.2, empty otherwise.
   LatentSpace(const AutoencoderKLConfig& config, std::vector<double> running_mean,
-              std::vector<double> running_var);
+              const std::vector<double>& running_var);
 
   int64_t patch() const { return patch_; }
   int64_t channels() const { return static_cast<int64_t>(mean_.size()); }

@@ -14,8 +14,8 @@ namespace calotype {
 std::vector<std::pair<std::string, Shape>> network_tensors(const AutoencoderKLConfig& config) {
   config.validate("config");
   TensorDeclarations tensors;
-  Encoder(tensors, config);
-  Decoder(tensors, config);
+  const Encoder encoder(tensors, config);
+  const Decoder decoder(tensors, config);
   if (config.is_flux2()) {
     tensors.tensor("bn.running_mean", {config.channels()});
     tensors.tensor("bn.running_var", {config.channels()});
@@ -37,7 +37,8 @@ Model random_model(const AutoencoderKLConfig& config, uint64_t seed, DType dtype
     // noise.
     double mean = 0, bound = 0.2;
     if (weight && shape.size() > 1) {
-      bound = 1 / std::sqrt(static_cast<double>(element_count(shape) / shape[0]));
+      const int64_t inputs = element_count(shape) / shape[0];
+      bound = 1 / std::sqrt(static_cast<double>(inputs));
     } else if (weight || name == "bn.running_var") {
       mean = 1;
     }

@@ -27,10 +27,9 @@ int64_t page_up(int64_t bytes) { return page_down(bytes + kScratchPage - 1); }
 // again.
 void drop_pages(const TensorView& view) {
   static const auto kPage = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<uintptr_t>(view.data) / kPage * kPage;
-  const auto last = reinterpret_cast<uintptr_t>(view.data) +
-                    static_cast<uintptr_t>(byte_count(view.dtype, view.shape));
-  ::madvise(reinterpret_cast<void*>(first), (last - first + kPage - 1) / kPage * kPage,
+  const uintptr_t into_page = reinterpret_cast<uintptr_t>(view.data) % kPage;
+  const uintptr_t bytes = into_page + static_cast<uintptr_t>(byte_count(view.dtype, view.shape));
+  ::madvise(const_cast<std::byte*>(view.data) - into_page, (bytes + kPage - 1) / kPage * kPage,
             MADV_DONTNEED);
 }
 

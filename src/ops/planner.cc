@@ -19,6 +19,8 @@ constexpr double kCallSeconds = 3e-4;
 constexpr int64_t kMostStrips = 256;
 // Strips of a pass, in bands of its target; 0: the whole picture at once.
 constexpr int64_t kWhole = 0;
+// Enough blocks for many cores, and few calls.
+constexpr int64_t kEasyBands = 8;
 
 struct PassCost {
   int64_t own_peak = 0;  // of the activations of the pass and its workspace
@@ -60,8 +62,11 @@ class Planner {
   ExecutionPlan fastest() {
     const Choice keep_all = {
         std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep), kWhole};
-    if (options_.memory <= 0 || evaluate(keep_all).peak <= options_.memory)
-      return finish(keep_all, options_.memory);
+    if (options_.memory <= 0 || evaluate(keep_all).peak <= options_.memory) {
+      // Strips where memory is highest cost next to nothing: rows go as soon as they were read.
+      const Choice strips = {keep_all.means, kEasyBands};
+      return finish(strips, std::min(evaluate(keep_all).peak, evaluate(strips).peak));
+    }
     const Choice smallest = this->smallest();
     if (const int64_t least = evaluate(smallest).peak; least > options_.memory) {
       fail(ErrorCode::kOutOfMemory, "the job needs ", least, " bytes, but only ", options_.memory,
@@ -69,7 +74,7 @@ class Planner {
     }
     Choice best = grow(smallest, options_.memory);
     double best_seconds = evaluate(best).seconds;
-    for (const int64_t bands : {kWhole, int64_t{8}, int64_t{4}, int64_t{2}, int64_t{1}}) {
+    for (const int64_t bands : {kWhole, kEasyBands, int64_t{4}, int64_t{2}, int64_t{1}}) {
       const std::optional<Choice> found = shrink({keep_all.means, bands}, options_.memory);
       if (!found) continue;
       const double seconds = evaluate(*found).seconds;

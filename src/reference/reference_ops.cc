@@ -172,12 +172,14 @@ void ReferenceOps::conv(const ConvCall& call, const Tick& tick) {
               }
             }
           }
-          if (node.shortcut) {
+          if (old == nullptr) {
+            // nothing to add
+          } else if (node.shortcut) {
             sum += shortcut_bias[static_cast<size_t>(o)];
             for (int64_t k = 0; k < node.shortcut->in; k++) {
               sum += old[k] * shortcut[static_cast<size_t>(o * node.shortcut->in + k)];
             }
-          } else if (node.residual) {
+          } else {
             sum += old[o];
           }
           result[column * out + o] = sum;

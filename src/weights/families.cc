@@ -40,6 +40,7 @@ bool same_latent_space(const AutoencoderKLConfig& a, const AutoencoderKLConfig& 
 const std::vector<std::string>& family_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> list;
+    list.reserve(std::size(kTable));
     for (const Family& family : kTable) list.emplace_back(family.name);
     return list;
   }();

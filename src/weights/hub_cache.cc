@@ -50,7 +50,7 @@ std::string read_ref(const fs::path& path) {
 
 std::string hub_cache_folder() {
   for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
-    if (const std::string value = environment(name); !value.empty()) return value;
+    if (std::string value = environment(name); !value.empty()) return value;
   }
   if (const std::string home = environment("HF_HOME"); !home.empty()) {
     return (fs::path(home) / "hub").string();
