@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     """What a job will take."""
 
     flop: float  # of the direct algorithm: 2 * multiply-adds
-    peak_bytes:memory: str | int | None  # peak of the job, in bytes or as "1.3G"; None: what is free allows # activations, workspace, weights, input and output
+    peak_bytes: int  # all that `memory` counts
 
 
 class ModelEntry(NamedTuple):
