@@ -76,7 +76,7 @@ step_lint() {
 }
 
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(format unit python neon sanitize threads fuzz install lint)
+[ ${#steps[@]} -gt 0 ] || steps=(format unit python bindings neon sanitize threads fuzz install lint)
 for step in "${steps[@]}"; do
   echo "== $step"
   start=$SECONDS
