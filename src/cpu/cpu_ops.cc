@@ -67,7 +67,7 @@ class CpuOps : public Ops {
       case Algorithm::kWinograd:
         return winograd_prepare(simd_, *conv, winograd_shape(graph, *conv), work_, weights);
       case Algorithm::kDirect:
-        return direct_prepare(*conv, work_, weights);
+        return direct_prepare(simd_, *conv, graph.extent(conv->y), work_, weights);
     }
   }
 
@@ -171,7 +171,7 @@ class CpuOps : public Ops {
                                   : Algorithm::kDirect;
   }
   WinogradShape winograd_shape(const Graph& graph, const ConvNode& node) const {
-    return WinogradShape(node, graph.extent(node.x), graph.extent(node.y), fast_);
+    return WinogradShape(simd_, node, graph.extent(node.x), graph.extent(node.y), fast_);
   }
 
   // Padded with zeros.
