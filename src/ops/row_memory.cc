@@ -19,7 +19,10 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 int64_t chunk_bytes_for(int64_t largest) {
   const auto wanted = static_cast<int64_t>(
       std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(largest / 256, 1))));
-  return std::clamp(wanted, int64_t{64} << 10, int64_t{16} << 20);
+  // Huge pages where the picture is so large that a few of them more do not matter: they save nine
+  // tenths of the time that the first touch of memory takes.
+  const int64_t least = largest >= 16 * kHugePage ? kHugePage : int64_t{64} << 10;
+  return std::clamp(wanted, least, int64_t{16} << 20);
 }
 
 RowChunks::RowChunks(int64_t batch, int64_t rows, int64_t row_bytes, int64_t chunk_bytes)
