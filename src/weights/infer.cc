@@ -22,9 +22,9 @@ constexpr std::array kHints = {
     Hint{"double_blocks.", "flux"},
     Hint{"model.diffusion_model.cap_embedder.", "flux"},  // Z-Image, Lumina 2
     Hint{"conditioner.embedders.", "sdxl"},
-    Hint{"model.diffusion_model.label_emb.", "sdxl"},
     Hint{"cond_stage_model.model.", "sd2"},
     Hint{"cond_stage_model.transformer.", "sd1"},
+    Hint{"model.diffusion_model.label_emb.", "sdxl"},  // last: SD 2.1 unCLIP has it too
 };
 constexpr const char* kCrossAttention =
     "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight";

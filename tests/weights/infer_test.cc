@@ -75,6 +75,13 @@ TEST_F(Checkpoint, stable_diffusion_2_1_is_read_from_a_full_one) {
   expect_family("sd2", test::ldm_tensors({.prefix = "first_stage_model."}), others);
 }
 
+TEST_F(Checkpoint, stable_diffusion_2_1_unclip_is_told_from_xl) {
+  std::vector<Declared> others = sd1_others(1024);
+  others.push_back({"cond_stage_model.model.token_embedding.weight", {49408, 1024}});
+  others.push_back({"model.diffusion_model.label_emb.0.0.weight", {1280, 2048}});
+  expect_family("sd2", test::ldm_tensors({.prefix = "first_stage_model."}), others);
+}
+
 TEST_F(Checkpoint, stable_diffusion_xl_is_read_from_a_full_one) {
   expect_family("sdxl", test::ldm_tensors({.prefix = "first_stage_model.", .dtype = DType::kF16}),
                 {{"conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
