@@ -123,8 +123,9 @@ enum class ModelFormat { kDiffusersFolder, kSafetensors, kGguf, kOllama };
 struct ConvertOptions {
   ModelFormat format = ModelFormat::kSafetensors;
   bool original_keys = false;  // safetensors and gguf: LDM/BFL names
-  std::optional<DType> dtype =
-      {};                  // F32, F16, BF16 (GGUF also Q8_0); default: the source's own, bytes kept
+  // F32, F16, BF16 (GGUF also Q8_0); default: the source's own, bytes kept. FLUX.2's batch-norm
+  // statistics keep their own always, since the latent space is made of them.
+  std::optional<DType> dtype = {};
   bool overwrite = false;  // a folder or Ollama tag that exists
   std::function<bool(double)> progress = {};  // fraction done; false cancels
 };

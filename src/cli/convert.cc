@@ -132,7 +132,8 @@ weights keep their bytes without --dtype.)");
   line.choice("--keys", args->keys, {"diffusers", "original"},
               "Names of the tensors: of diffusers (default), or the LDM/BFL ones");
   line.choice("--dtype", args->dtype, {"f32", "f16", "bf16", "q8_0"},
-              "Of the weights (default: as they are; q8_0 in .gguf only)");
+              "Of the weights (default: as they are; q8_0 in .gguf only);\n"
+              "FLUX.2's batch-norm statistics always stay as they are");
   args->report.add(line);
   args->model.add(line);
   line.run(action, [args] { return run(*args); });

@@ -27,13 +27,21 @@ bool is_quantisable(const TensorView& view) {
   return element_count(view.shape) / view.shape[0] % kQ8Block == 0;
 }
 
+// FLUX.2's statistics are part of what defines the latents: rounded ones would be another space.
+bool defines_latent_space(const std::string& name) { return name.starts_with("bn."); }
+
 DType target_dtype(const std::string& name, const TensorView& view, const ConvertOptions& options) {
+  const bool gguf = options.format == ModelFormat::kGguf;
+  const auto is_held = [gguf](DType dtype) {
+    return gguf ? is_gguf_dtype(dtype) : dtype != DType::kQ8_0;
+  };
+  // F32 holds what F8 and Q8_0 do.
+  if (defines_latent_space(name)) return is_held(view.dtype) ? view.dtype : DType::kF32;
   DType dtype = options.dtype.value_or(view.dtype);
   if (options.dtype == DType::kQ8_0 && !is_quantisable(view)) {
     dtype = is_gguf_dtype(view.dtype) ? view.dtype : DType::kF32;
   }
-  const bool gguf = options.format == ModelFormat::kGguf;
-  if (gguf ? !is_gguf_dtype(dtype) : dtype == DType::kQ8_0) {
+  if (!is_held(dtype)) {
     fail(ErrorCode::kUnsupported, "the tensor \"", name, "\" has the dtype ", dtype_name(dtype),
          ", which ", gguf ? "GGUF" : "safetensors", " does not have; choose F32, F16 or BF16");
   }

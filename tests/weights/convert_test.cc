@@ -237,6 +237,19 @@ TEST_P(ConvertFiles, what_a_container_cannot_hold_is_refused) {
   EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 
+TEST_P(ConvertFiles, no_dtype_changes_what_defines_the_latents) {
+  for (const DType source : {DType::kF32, DType::kF8E4M3}) {
+    const Model model = random_model(small_flux2(), 5, source);
+    const std::string hash = AutoencoderKL(model).latent_space_hash();
+    for (const ModelFormat format : {ModelFormat::kSafetensors, ModelFormat::kGguf}) {
+      const Model found =
+          round_trip(model, folder_.path("x"), {.format = format, .dtype = DType::kBF16});
+      EXPECT_EQ(found.tensors.at("decoder.conv_in.weight").dtype, DType::kBF16);
+      EXPECT_EQ(AutoencoderKL(found).latent_space_hash(), hash);
+    }
+  }
+}
+
 TEST_P(ConvertFiles, fp8_weights_survive_safetensors) {
   const Model model = random_model(test::small_config(), 1, DType::kF8E5M2);
   expect_same(round_trip(model, folder_.path("x.safetensors"), {}), model);
