@@ -126,7 +126,8 @@ void add_convert(CLI::App& program, Action& action) {
 The config is written too (into the file's metadata where it is one file), and the
 weights keep their bytes without --dtype.)");
   args->output.add(line, "A diffusers folder (OUT/), a .safetensors or a .gguf file",
-                   "Overwrite a folder or an Ollama name that exists");
+                   "Overwrite a folder (all weights in it go) or an Ollama name that\n"
+                   "exists");
   line.text("--ollama", args->ollama, "NAME", "A name in the Ollama store ($OLLAMA_MODELS)");
   line.exclude("--ollama", "--output");
   line.choice("--keys", args->keys, {"diffusers", "original"},

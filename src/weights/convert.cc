@@ -110,12 +110,30 @@ std::vector<SafetensorsEntry> entries_of(const Model& model, const ConvertOption
   return entries;
 }
 
+// Weights of the model that was there before: diffusers would load shards rather than the new file.
+void remove_weights(const fs::path& folder, const std::string& but) {
+  for (const std::string& name : diffusers_weight_files(folder.string())) {
+    if (name == but) continue;
+    std::error_code error;
+    fs::remove(folder / name, error);
+    if (error) {
+      fail(ErrorCode::kIo, (folder / name).string(), ": is of the model that was here before, and ",
+           "cannot be removed: ", error.message());
+    }
+  }
+}
+
 void write_folder(const Model& model, const fs::path& folder, std::vector<SafetensorsEntry> entries,
                   bool overwrite, const std::function<void(int64_t, int64_t)>& progress) {
-  const fs::path config = folder / "config.json";
-  const fs::path weights = folder / "diffusion_pytorch_model.safetensors";
+  const std::string name = "diffusion_pytorch_model.safetensors";
+  const fs::path config = folder / "config.json", weights = folder / name, vae = folder / "vae";
   std::error_code error;
-  if (!overwrite && (fs::exists(config, error) || fs::exists(weights, error))) {
+  if (!diffusers_weight_files(vae.string()).empty()) {
+    fail(ErrorCode::kInvalidArgument, folder.string(), ": is the folder of a pipeline, whose ",
+         "autoencoder is read from ", vae.string(), "; write to that folder");
+  }
+  if (!overwrite &&
+      (fs::exists(config, error) || !diffusers_weight_files(folder.string()).empty())) {
     fail(ErrorCode::kIo, folder.string(), ": holds a model already; overwrite it with --force");
   }
   const bool is_new = fs::create_directory(folder, error);
@@ -130,6 +148,7 @@ void write_folder(const Model& model, const fs::path& folder, std::vector<Safete
     if (is_new) fs::remove_all(folder, error);
     throw;
   }
+  remove_weights(folder, name);
 }
 
 void check_dtype(const ConvertOptions& options) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,9 @@ Source read_diffusers_folder(const std::string& path);
 [[noreturn]] void refuse_pickle(const std::string& path);
 // True where a folder, or its vae/, holds weights that read_diffusers_folder would read.
 bool has_diffusers_weights(const std::string& path);
+// Names of the files in the folder itself that are a model's weights: of any precision, pickles
+// too, indexes and the shards that they name.
+std::set<std::string> diffusers_weight_files(const std::string& path);
 
 // Selects the autoencoder's tensors, gives them their diffusers names, finds or infers the config.
 Model make_model(Source source, const LoadOptions& options);

@@ -72,6 +72,23 @@ def test_a_single_file_holds_the_weights_rounded_once(dtype, source, calotype, t
     expect_same(load_file(tmp_path / "out.safetensors"), converted(vae.state_dict(), dtype))
 
 
+def test_diffusers_loads_the_new_model_from_a_folder_that_held_another(source, calotype, tmp_path):
+    name, vae, folder = source
+    old = build(CONFIGS[name], np.random.default_rng(6)).to(torch.bfloat16)
+    old.save_pretrained(tmp_path / "out", max_shard_size="100KB")
+    old.save_pretrained(tmp_path / "out", variant="fp16")
+    assert len(list((tmp_path / "out").glob("*-of-*"))) > 1
+    calotype("convert", "--model", folder, "-o", f"{tmp_path}/out/", "--force")
+    for variant in (None, "fp16"):
+        try:
+            loaded = CLASSES[name].from_pretrained(tmp_path / "out", variant=variant,
+                                                   torch_dtype=torch.bfloat16)
+        except OSError:  # no such variant any more
+            assert variant
+        else:
+            expect_same(loaded.state_dict(), vae.state_dict())
+
+
 def latent_space(calotype, model):
     return json.loads(calotype("info", "--model", model, "--json"))["latent_space"]
 
