@@ -126,7 +126,7 @@ struct ConvertOptions {
   // F32, F16, BF16 (GGUF also Q8_0); default: the source's own, bytes kept. FLUX.2's batch-norm
   // statistics keep their own always, since the latent space is made of them.
   std::optional<DType> dtype = {};
-  bool overwrite = false;  // a folder or Ollama tag that exists
+  bool overwrite = false;                     // a folder or Ollama tag that exists
   std::function<bool(double)> progress = {};  // fraction done; false cancels
 };
 // Writes `model` to `target` (a folder, a file, or an Ollama name) with its config. Files appear

@@ -220,7 +220,8 @@ TEST_P(Overwritten, folders_keep_nothing_of_the_old_weights) {
                            "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin"}) {
     put(std::string("vae/") + name, "old");
   }
-  fs::create_symlink("gone", folder_.path("vae/diffusion_pytorch_model.safetensors.index.fp16.json"));
+  fs::create_symlink("gone",
+                     folder_.path("vae/diffusion_pytorch_model.safetensors.index.fp16.json"));
   convert_model(model, folder_.path("vae"), options);
   EXPECT_EQ(names(), (std::set<std::string>{"README.md", "notes.txt", "config.json",
                                             "diffusion_pytorch_model.safetensors"}));
@@ -230,8 +231,8 @@ TEST_P(Overwritten, folders_keep_nothing_of_the_old_weights) {
 
 TEST_P(Overwritten, folders_of_any_kind_of_weights_are_kept_unless_told_otherwise) {
   for (const char* name :
-       {"diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.fp16.safetensors",
-        "diffusion_pytorch_model.bin", "config.json"}) {
+       {"diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin", "config.json"}) {
     fs::remove_all(folder_.path("vae"));
     put(std::string("vae/") + name, "{}");
     EXPECT_THAT(refusal(ErrorCode::kIo,
@@ -248,9 +249,8 @@ TEST_P(Overwritten, a_pipelines_folder_is_refused_for_its_vae) {
   put("pipe/vae/diffusion_pytorch_model.safetensors.index.json", "{}");
   EXPECT_THAT(refusal(ErrorCode::kInvalidArgument,
                       [&] {
-                        convert_model(
-                            models()[0], folder_.path("pipe"),
-                            {.format = ModelFormat::kDiffusersFolder, .overwrite = true});
+                        convert_model(models()[0], folder_.path("pipe"),
+                                      {.format = ModelFormat::kDiffusersFolder, .overwrite = true});
                       }),
               HasSubstr(folder_.path("pipe/vae")));
   EXPECT_FALSE(fs::exists(folder_.path("pipe/config.json")));
@@ -322,6 +322,21 @@ TEST_P(ConvertFiles, no_dtype_changes_what_defines_the_latents) {
 TEST_P(ConvertFiles, fp8_weights_survive_safetensors) {
   const Model model = random_model(test::small_config(), 1, DType::kF8E5M2);
   expect_same(round_trip(model, folder_.path("x.safetensors"), {}), model);
+}
+
+TEST_P(ConvertFiles, a_damaged_ollama_blob_is_written_again) {
+  const ConvertOptions options{.format = ModelFormat::kOllama, .overwrite = true};
+  const Model model = models()[0];
+  convert_model(model, "mini", options);
+  std::string damaged;
+  for (const auto& entry : fs::directory_iterator(folder_.path("store/blobs"))) {
+    damaged = entry.path().string();
+    std::string content = test::read_all(damaged);
+    content.back() = static_cast<char>(content.back() ^ 1);
+    write_file(damaged, std::string_view(content));
+  }
+  ASSERT_NE(damaged, "");
+  expect_same(round_trip(model, "mini", options), model);
 }
 
 TEST_P(ConvertFiles, ollama_blobs_are_named_by_their_content) {
