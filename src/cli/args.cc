@@ -52,7 +52,9 @@ void ModelArgs::add(CommandLine& line) {
             "repo id in the local cache, or an Ollama name; default: the\n"
             "small embedded model (see calotype list)");
   line.choice("--family", family, family_names(), "What a file that holds no config is taken for");
-  line.flag("--verify", verify, "Check the digests of the model's files where it has them");
+  line.flag("--verify", verify,
+            "Check the digests of the model's files where it has them (Ollama,\n"
+            "Hugging Face cache)");
 }
 
 AutoencoderKL ModelArgs::load() const {

@@ -61,7 +61,7 @@ void take_tensors(Source& shard, const std::map<std::string, std::string>& shard
   source.storage.insert(source.storage.end(), shard.storage.begin(), shard.storage.end());
 }
 
-Source read_shards(const std::string& index) {
+Source read_shards(const std::string& index, const LoadOptions& options) {
   const Json json = parse_json(read_text_file(index), index);
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
     fail(ErrorCode::kInvalidData, index, ": has no object \"weight_map\"");
@@ -77,7 +77,8 @@ Source read_shards(const std::string& index) {
   Source source;
   source.file = index;
   for (const auto& [name, used] : shards) {
-    Source shard = read_safetensors_source((fs::path(index).parent_path() / name).string());
+    Source shard =
+        read_safetensors_source((fs::path(index).parent_path() / name).string(), options);
     take_tensors(shard, shard_of, name, source);
   }
   for (const auto& [tensor, shard] : shard_of) {
@@ -139,13 +140,14 @@ std::set<std::string> diffusers_weight_files(const std::string& path) {
   return names;
 }
 
-Source read_diffusers_folder(const std::string& path) {
+Source read_diffusers_folder(const std::string& path, const LoadOptions& options) {
   // A pipeline's folder has a vae/; weights of its own would be those of another network.
   const fs::path vae = fs::path(path) / "vae";
   const fs::path folder = has_weights(vae) ? vae : fs::path(path);
   const std::string weights = first_of(folder, kWeights), index = first_of(folder, kIndexes);
   if (weights.empty() && index.empty()) no_weights(path, folder);
-  Source source = weights.empty() ? read_shards(index) : read_safetensors_source(weights);
+  Source source =
+      weights.empty() ? read_shards(index, options) : read_safetensors_source(weights, options);
   source.container = "diffusers";
   source.name = folder.string();
   const fs::path config = folder / "config.json";

@@ -92,13 +92,13 @@ bool snapshot_has_vae(const std::string& snapshot) {
          fs::is_regular_file(fs::path(snapshot) / kFluxFile, ignored);
 }
 
-Source read_hub_snapshot(const std::string& snapshot) {
+Source read_hub_snapshot(const std::string& snapshot, const LoadOptions& options) {
   const fs::path flux = fs::path(snapshot) / kFluxFile;
   std::error_code ignored;
   if (!has_diffusers_weights(snapshot) && fs::is_regular_file(flux, ignored)) {
-    return read_safetensors_source(flux.string());
+    return read_safetensors_source(flux.string(), options);
   }
-  return read_diffusers_folder(snapshot);
+  return read_diffusers_folder(snapshot, options);
 }
 
 std::vector<std::string> list_hub_repos() {

@@ -18,7 +18,7 @@ std::optional<std::string> find_hub_snapshot(const std::string& repo);
 
 // The autoencoder of a snapshot: in its vae/, at its root, or as ae.safetensors (FLUX).
 bool snapshot_has_vae(const std::string& snapshot);
-Source read_hub_snapshot(const std::string& snapshot);
+Source read_hub_snapshot(const std::string& snapshot, const LoadOptions& options);
 
 std::vector<std::string> list_hub_repos();  // repo ids, sorted
 

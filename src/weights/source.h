@@ -31,11 +31,12 @@ inline constexpr const char* kConfigKey = "calotype.config";
 
 // A regular file: safetensors, GGUF or an Ollama manifest, told apart by what is in it.
 Source read_file_source(const std::string& path, const LoadOptions& options);
-Source read_safetensors_source(const std::string& path);
-Source read_gguf_source(const std::string& path);
+// options.verify: files that lie in the hub cache are checked against the SHA-256 that names them.
+Source read_safetensors_source(const std::string& path, const LoadOptions& options);
+Source read_gguf_source(const std::string& path, const LoadOptions& options);
 Source read_embedded_source();
 // A folder with config.json and weights, or one that has them in its vae/.
-Source read_diffusers_folder(const std::string& path);
+Source read_diffusers_folder(const std::string& path, const LoadOptions& options);
 // Throws Error(kUnsupported): a pickle runs code when it is read.
 [[noreturn]] void refuse_pickle(const std::string& path);
 // True where a folder, or its vae/, holds weights that read_diffusers_folder would read.

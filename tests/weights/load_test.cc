@@ -8,6 +8,7 @@
 #include "calotype/autoencoder_kl.h"
 #include "calotype/model_source.h"
 #include "core/file.h"
+#include "core/sha256.h"
 #include "support/random.h"
 #include "weights/checkpoints.h"
 
@@ -255,6 +256,27 @@ TEST_F(Hub, the_cache_is_where_the_environment_says) {
   const test::Environment unset("HF_HUB_CACHE", "");
   const test::Environment home("HF_HOME", folder_.path("home"));
   expect_loads("a/b", "diffusers");
+}
+
+TEST_F(Hub, blobs_are_compared_with_their_names_on_request) {
+  write_vae(folder_.path("blobs"));
+  const std::string file = folder_.path("blobs/") + kWeights;
+  const std::string digest = sha256_hex(MappedFile::open(file)->bytes());
+  for (const std::string& name : {digest, std::string(64, 'a')}) {
+    const std::string vae = snapshot("org--name", name) + "/vae";
+    fs::create_directories(vae);
+    fs::copy_file(folder_.path("blobs/config.json"), vae + "/config.json");
+    fs::copy_file(file, folder_.path("blobs/" + name));
+    fs::create_symlink(folder_.path("blobs/" + name), vae + "/" + kWeights);
+    write_ref("org--name", name);
+    EXPECT_NO_THROW(load_model("org/name"));
+    if (name == digest) {
+      EXPECT_NO_THROW(load_model("org/name", {.verify = true}));
+      continue;
+    }
+    EXPECT_THAT(refusal(ErrorCode::kInvalidData, [] { load_model("org/name", {.verify = true}); }),
+                HasSubstr("has the digest sha256:" + digest));
+  }
 }
 
 TEST_F(Hub, a_ref_cannot_lead_out_of_the_cache) {
