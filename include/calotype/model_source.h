@@ -89,8 +89,10 @@ struct CALOTYPE_API Model {
 };
 
 struct LoadOptions {
-  std::string family = {};  // overrides what a source without config is taken for
-  bool verify = false;      // check digests where the container has them
+  // Whose latent space the model has, whatever its config says or would be inferred; refused where
+  // the tensors contradict it.
+  std::string family = {};
+  bool verify = false;  // check digests where the container has them
 };
 
 // `name`: empty for the embedded model; else, in this order, a path that exists, a Hugging Face

@@ -51,7 +51,9 @@ void ModelArgs::add(CommandLine& line) {
             "A diffusers folder, a .safetensors or .gguf file, a Hugging Face\n"
             "repo id in the local cache, or an Ollama name; default: the\n"
             "small embedded model (see calotype list)");
-  line.choice("--family", family, family_names(), "What a file that holds no config is taken for");
+  line.choice("--family", family, family_names(),
+              "Whose latent space the model has, whatever its config says\n"
+              "(default: as its config says, else inferred)");
   line.flag("--verify", verify,
             "Check the digests of the model's files where it has them (Ollama,\n"
             "Hugging Face cache)");

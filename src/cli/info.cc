@@ -118,6 +118,7 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
                {"family", found.family},
                {"config", Json::parse(found.config.to_json())},
                {"config_inferred", found.config_inferred},
+               {"family_given", !args.model.family.empty()},
                {"parameters", model.encoder_parameters() + model.decoder_parameters()},
                {"encoder_parameters", model.encoder_parameters()},
                {"decoder_parameters", model.decoder_parameters()},
@@ -175,8 +176,10 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   print_row(report, "source", text("source"));
   print_row(report, "container", text("container") + ", " + text("keys") + " keys");
   const bool inferred = info["config_inferred"].get<bool>();
-  print_row(report, "family",
-            text("family") + (inferred ? " (inferred; --family says otherwise)" : ""));
+  const char* reason = info["family_given"].get<bool>() ? " (as --family says)"
+                       : inferred                       ? " (inferred; --family says otherwise)"
+                                                        : "";
+  print_row(report, "family", text("family") + reason);
   print_row(report, "parameters",
             count("parameters") + " (encoder " + count("encoder_parameters") + ", decoder " +
                 count("decoder_parameters") + ")");

@@ -78,6 +78,9 @@ Model make_model(Source source, const LoadOptions& options) {
   take_tensors(source, model);
   if (source.config) {
     model.config = AutoencoderKLConfig::from_json(*source.config, source.config_file);
+    if (!options.family.empty()) {
+      apply_family(model.tensors, options.family, source.file, model.config);
+    }
   } else {
     model.config_inferred = true;
     model.config =

@@ -185,6 +185,44 @@ TEST_F(Checkpoint, a_family_of_other_channels_is_refused) {
               HasSubstr("no family \"sd9\""));
 }
 
+TEST_F(Checkpoint, a_family_decides_over_a_config_too) {
+  AutoencoderKLConfig wrong = family_config("sd1");
+  wrong.latents_mean = {1, 2, 3, 4};
+  wrong.latents_std = {1, 2, 3, 4};
+  wrong.shift_factor = 0.5;
+  const auto load_baked = [&](const std::string& family) {
+    test::write_sparse(path_, test::ldm_tensors({}), {{"calotype.config", wrong.to_json()}});
+    return load_model(path_, {.family = family});
+  };
+  for (const char* family : {"sd1", "sd2", "sdxl"}) {
+    const Model model = load_baked(family);
+    AutoencoderKLConfig expected = family_config(family);
+    if (expected.sample_size != 768) expected.sample_size = 512;  // nothing of the latent space
+    EXPECT_EQ(model.config, expected);
+    EXPECT_EQ(model.family, family);
+    EXPECT_FALSE(model.config_inferred);
+  }
+  EXPECT_EQ(load_baked("").config, wrong);
+  EXPECT_THAT(refusal(ErrorCode::kInvalidArgument, [&] { load_baked("flux"); }),
+              HasSubstr("is not of the family flux, which has 16 latent channels: it has 4"));
+}
+
+TEST_F(Checkpoint, a_family_gives_flux_2_its_patches) {
+  AutoencoderKLConfig wrong = family_config("flux2");
+  wrong.class_name = "AutoencoderKL";  // as it is inferred without batch norm
+  wrong.patch_size = {1, 1};
+  std::vector<Declared> tensors = test::diffusers_tensors(family_config("flux2"));
+  std::erase_if(tensors, [](const Declared& t) { return t.name.starts_with("bn."); });
+  const auto load_baked = [&] {
+    test::write_sparse(path_, tensors, {{"calotype.config", wrong.to_json()}});
+    return load_model(path_, {.family = "flux2"});
+  };
+  EXPECT_EQ(load_baked().config, family_config("flux2"));
+  tensors.push_back({"bn.running_mean", {32}});
+  EXPECT_THAT(refusal(ErrorCode::kInvalidArgument, load_baked),
+              HasSubstr("whose patches have 128 channels: its tensor \"bn.running_mean\" has 32"));
+}
+
 TEST_F(Checkpoint, the_small_decoder_of_flux_2_is_read) {
   AutoencoderKLConfig small = family_config("flux2");
   small.decoder_block_out_channels = {96, 192, 384, 384};
