@@ -59,6 +59,18 @@ void check(const ConvertArgs& args, ModelFormat format) {
   }
 }
 
+// A model is not written over the file, or into the folder, that it comes from unasked.
+void refuse_own_input(const std::string& target, const Model& model) {
+  if (model.container == kEmbedded) return;  // no file, whatever is named so
+  const std::string& source = model.source;
+  std::error_code ignored;
+  const std::string folder = fs::absolute(target, ignored).parent_path().string();
+  const bool in_source = fs::exists(target, ignored) && same_file(folder, source);
+  if (!in_source && !same_file(target, source)) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              target + " is the input itself; name another output, or say --force");
+}
+
 int64_t bytes_at(const std::string& path) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) return static_cast<int64_t>(fs::file_size(path, ignored));
@@ -81,6 +93,7 @@ int run(const ConvertArgs& args) {
   const Report report(args.report.quiet, args.report.json);
   // Building the network checks every tensor: a broken model is not passed on.
   const AutoencoderKL model = args.model.load();
+  if (args.ollama.empty() && !args.output.force) refuse_own_input(target, model.model());
   ConvertOptions options = {.format = format,
                             .original_keys = args.keys == "original",
                             .dtype = {},
@@ -127,7 +140,7 @@ The config is written too (into the file's metadata where it is one file), and t
 weights keep their bytes without --dtype.)");
   args->output.add(line, "A diffusers folder (OUT/), a .safetensors or a .gguf file",
                    "Overwrite a folder (all weights in it go) or an Ollama name that\n"
-                   "exists");
+                   "exists, or the model's own file");
   line.text("--ollama", args->ollama, "NAME", "A name in the Ollama store ($OLLAMA_MODELS)");
   line.exclude("--ollama", "--output");
   line.choice("--keys", args->keys, {"diffusers", "original"},
