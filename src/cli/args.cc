@@ -119,6 +119,10 @@ Machine machine_of(const AutoencoderKL& model, const RunArgs& args) {
   return {"cuda", args.precision.empty() ? "bf16" : args.precision, name};
 }
 
+std::string latent_space_of(const AutoencoderKL& model) {
+  return model.has_latent_space() ? model.latent_space_hash() : "";
+}
+
 void ReportArgs::add(CommandLine& line, const std::string& quiet_description) {
   line.flag("-q,--quiet", quiet, quiet_description);
   line.flag("--json", json, "Print the report as JSON");

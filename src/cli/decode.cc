@@ -46,7 +46,9 @@ LatentFile read_file(const DecodeArgs& args, const AutoencoderKL& model, const s
   }
   options.unscaled = args.unscaled;
   LatentFile file = read_latents(path, model.config(), options);
-  if (!file.latent_space.empty() && file.latent_space != model.latent_space_hash() &&
+  const bool raw = file.unscaled || file.moments;
+  const std::string space = raw ? latent_space_of(model) : model.latent_space_hash();
+  if (!file.latent_space.empty() && !space.empty() && file.latent_space != space &&
       !args.output.force) {
     throw Error(ErrorCode::kInvalidData,
                 display_name(path, true) + ": these latents are of another latent space (" +
@@ -191,7 +193,7 @@ int run(const DecodeArgs& args) {
                {"model", args.model.name()},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"latent_space", model.latent_space_hash()},
+               {"latent_space", text_or_null(latent_space_of(model))},
                {"results", results}});
   return code;
 }

@@ -64,7 +64,8 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
   file.image_height = image.dim(1);
   file.image_width = image.dim(2);
   file.model = args.model.name();
-  file.latent_space = model.latent_space_hash();
+  const bool raw = file.unscaled || file.moments;
+  file.latent_space = raw ? latent_space_of(model) : model.latent_space_hash();
   RunOptions options = args.run.options();
   const int64_t count = image.dim(0);
   for (int64_t b = 0; b < count; ++b) {
@@ -125,7 +126,7 @@ int run(const EncodeArgs& args) {
                {"model", args.model.name()},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"latent_space", model.latent_space_hash()},
+               {"latent_space", text_or_null(latent_space_of(model))},
                {"dtype", dtype_name(write_options.dtype)},
                {"layout", args.layout},
                {"results", results}});
