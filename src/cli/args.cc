@@ -47,10 +47,12 @@ void check_environment() {
 
 void ModelArgs::add(CommandLine& line) {
   line.heading("Model");
-  line.text("-m,--model", model, "M",
-            "A diffusers folder, a .safetensors or .gguf file, a Hugging Face\n"
-            "repo id in the local cache, or an Ollama name; default: the\n"
-            "small embedded model (see calotype list)");
+  line.text(
+      "-m,--model", model, "M",
+      "A diffusers folder, a .safetensors or .gguf file, a Hugging Face\n"
+      "repo id in the local cache, or an Ollama name; default: the\n"
+      "small embedded model (see calotype list)",
+      [](const std::string& text) { return !text.empty(); }, "the name of a model");
   line.choice("--family", family, family_names(),
               "Whose latent space the model has, whatever its config says\n"
               "(default: as its config says, else inferred)");
