@@ -89,10 +89,11 @@ Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, con
   return size;
 }
 
-// Decodes a file's pictures one by one and hands each to `take`.
+// Decodes the pictures of `input` one by one and hands each to `take`.
 template <class Take>
-void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const LatentFile& file,
-                     const Size& size, bool raw, ProgressMeter& meter, const Take& take) {
+void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const std::string& input,
+                     const LatentFile& file, const Size& size, bool raw, ProgressMeter& meter,
+                     const Take& take) {
   RunOptions options = args.run.options();
   const int64_t count = file.latents.dim(0);
   for (int64_t b = 0; b < count; ++b) {
@@ -102,10 +103,12 @@ void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const L
     options.progress = meter.part(share(b), share(b + 1));
     Tensor latents = picture_of(file.latents, b);
     if (file.moments) latents = channels_of(latents, 0, latents.dim(3) / 2);
-    take(b, interruptible([&] {
-           Tensor image = raw ? model.decode_z(latents, options) : model.decode(latents, options);
-           return cropped_picture(std::move(image), size.height, size.width);
-         }));
+    const Tensor image = interruptible([&] {
+      Tensor whole = raw ? model.decode_z(latents, options) : model.decode(latents, options);
+      return cropped_picture(std::move(whole), size.height, size.width);
+    });
+    check_finite(image, input, args.model.name());
+    take(b, image);
   }
 }
 
@@ -158,13 +161,14 @@ class DecodeJob {
     const bool together = paths.size() == 1;
     const int64_t count = file.latents.dim(0);
     Tensor all;
-    decode_pictures(model_, args_, file, size, raw, meter, [&](int64_t b, Tensor image) {
+    const auto take = [&](int64_t b, const Tensor& image) {
       if (together && count > 1) {
         put_picture(all, b, count, image);
         return;
       }
       write_image(image, paths[static_cast<size_t>(b)], args_.picture.options(), format_);
-    });
+    };
+    decode_pictures(model_, args_, args_.latents[i], file, size, raw, meter, take);
     if (together && count > 1) write_image(all, paths[0], args_.picture.options(), format_);
   }
 

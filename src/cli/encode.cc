@@ -56,7 +56,7 @@ Tensor encode_picture(const AutoencoderKL& model, const EncodeArgs& args, bool u
 }
 
 LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, LatentFormat format,
-                       const Tensor& image, ProgressMeter& meter) {
+                       const std::string& input, const Tensor& image, ProgressMeter& meter) {
   LatentFile file;
   file.moments = args.moments;
   // ComfyUI multiplies by the scale itself, but for FLUX.2, whose normalised patches it stores.
@@ -75,8 +75,9 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
     options.progress = meter.part(share(b), share(b + 1));
     const Tensor picture = picture_of(image, b);
     const Tensor padded = padded_picture(picture, model.config().spatial_factor());
-    put_picture(file.latents, b, count,
-                encode_picture(model, args, file.unscaled, padded, options));
+    const Tensor latents = encode_picture(model, args, file.unscaled, padded, options);
+    check_finite(latents, input, args.model.name());
+    put_picture(file.latents, b, count, latents);
   }
   return file;
 }
@@ -100,7 +101,8 @@ int run(const EncodeArgs& args) {
     LatentFile file;
     {
       ProgressMeter meter(job_label("encode", args.pictures, i), args.report.quiet);
-      file = interruptible([&] { return encode_file(model, args, format, image, meter); });
+      file = interruptible(
+          [&] { return encode_file(model, args, format, args.pictures[i], image, meter); });
     }
     const double seconds = watch.seconds();
     write_latents(file, outputs[i], model.config(), write_options);
