@@ -160,7 +160,9 @@ the latents are the mode.)");
               "Of --sample (default 0). Every picture gets the same noise, so\n"
               "that its latents do not depend on the others");
   line.need("--seed", "--sample");
-  line.flag("--moments", args->moments, "Write mean and logvar, unscaled");
+  line.flag("--moments", args->moments,
+            "Write mean and logvar, unscaled; decode takes the mean, where the\n"
+            "file is .safetensors, which says what it holds");
   line.exclude("--moments", "--sample");
   line.flag("--unscaled", args->unscaled, "Write raw z: no scaling, shift or normalisation");
   line.exclude("--unscaled", "--moments");

@@ -163,21 +163,27 @@ Tensor values_of(const Found& found, const std::string& file) {
 
 // Says what to do where the other layout would fit.
 [[noreturn]] void refuse_channels(const Found& found, LatentLayout layout, int64_t expected,
-                                  const LatentFile& latents, const std::string& file) {
+                                  const LatentFile& latents, const AutoencoderKLConfig& config,
+                                  const std::string& file) {
   const Shape& s = found.view.shape;
   const bool nchw = layout == LatentLayout::kNchw;
-  const char* hint = "; they are of another model";
+  std::string hint = "; they are of another model";
   if (s[nchw ? 3 : 1] == expected) {
     hint = nchw ? "; give --layout nhwc if they are channels last"
                 : "; give --layout nchw if they are channels first";
+  } else if (s[nchw ? 1 : 3] == 2 * config.latent_channels && !latents.moments) {
+    hint = cat("; twice ", config.latent_channels, " may be moments, or raw z of another model: ",
+               "encode --moments into a .safetensors file, which says what it holds, or decode ",
+               "their first half, the mean, with --unscaled");
   }
   fail(ErrorCode::kInvalidData, file, ": ", found.name, " of shape ", shape_string(s), " has ",
        s[nchw ? 1 : 3], " channels in ", nchw ? "NCHW" : "NHWC", "; this model's ",
        content_name(latents), " have ", expected, hint);
 }
 
-void check_shape(const Found& found, LatentLayout layout, int64_t channels,
-                 const LatentFile& latents, const std::string& file) {
+void check_shape(const Found& found, LatentLayout layout, const LatentFile& latents,
+                 const AutoencoderKLConfig& config, const std::string& file) {
+  const int64_t channels = channels_of(config, latents);
   const Shape& s = found.view.shape;
   if (s.size() != 4) {
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " has the shape ", shape_string(s),
@@ -188,7 +194,7 @@ void check_shape(const Found& found, LatentLayout layout, int64_t channels,
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " is of size 0, ", shape_string(s));
   }
   if (s[layout == LatentLayout::kNchw ? 1 : 3] != channels) {
-    refuse_channels(found, layout, channels, latents, file);
+    refuse_channels(found, layout, channels, latents, config, file);
   }
 }
 
@@ -245,7 +251,7 @@ LatentFile latents_of(const Found& found, const std::string& file,
     return latents;
   }
   const LatentLayout layout = options.layout.value_or(layout_of(found.metadata, file));
-  check_shape(found, layout, channels_of(config, latents), latents, file);
+  check_shape(found, layout, latents, config, file);
   Tensor values = values_of(found, file);
   latents.latents = layout == LatentLayout::kNchw ? nchw_to_nhwc(values) : std::move(values);
   check_recorded_size(latents, factor_of(config, latents), file);
