@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 #include <string_view>
 
 #include "core/cat.h"
@@ -39,6 +40,7 @@ struct Found {
   bool comfy = false;
   float scale = 1;
   Metadata metadata;
+  std::shared_ptr<const void> storage = nullptr;  // what `view` points into, where not the file
 };
 
 Found found_in_safetensors(std::span<const std::byte> bytes, const std::string& file) {
@@ -76,7 +78,10 @@ Found found_in_safetensors(std::span<const std::byte> bytes, const std::string& 
 
 Found found_in(std::span<const std::byte> bytes, const std::string& file) {
   if (bytes.empty()) fail(ErrorCode::kInvalidData, file, ": is empty");
-  if (looks_like_npy(bytes)) return {parse_npy(bytes, file), "the array", false, 1, {}};
+  if (looks_like_npy(bytes)) {
+    NpyArray array = parse_npy(bytes, file);
+    return {array.view, "the array", false, 1, {}, std::move(array.storage)};
+  }
   return found_in_safetensors(bytes, file);
 }
 

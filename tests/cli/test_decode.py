@@ -65,6 +65,20 @@ def test_the_way_in_does_not_matter(calotype, latents):
         assert numpy.abs(pixels(calotype, "b.png").astype(int) - pixels(calotype, "a.png")).max() <= 1
 
 
+def test_arrays_in_fortran_order_are_read(calotype, latents):
+    values = latents(height=4, width=6)
+    numpy.save(calotype.folder / "fortran.npy", numpy.asfortranarray(values))
+    assert b"'fortran_order': True" in (calotype.folder / "fortran.npy").read_bytes()
+    for name in ("latents", "fortran"):
+        calotype("decode", f"{name}.npy", "-o", f"{name}.png")
+    assert (calotype.folder / "latents.png").read_bytes() == (calotype.folder / "fortran.png").read_bytes()
+    image = numpy.linspace(-1, 1, 48 * 64 * 3, dtype=numpy.float32).reshape(48, 64, 3)
+    for name, order in (("c", image), ("f", numpy.asfortranarray(image))):
+        numpy.save(calotype.folder / f"{name}.npy", order)
+        calotype("encode", f"{name}.npy", "-o", f"{name}.safetensors")
+    assert (calotype.folder / "c.safetensors").read_bytes() == (calotype.folder / "f.safetensors").read_bytes()
+
+
 def test_moments_decode_to_the_mode(calotype, picture):
     picture()
     calotype("encode", "photo.png", "-o", "moments.safetensors", "--moments")

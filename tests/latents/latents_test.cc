@@ -58,7 +58,7 @@ TEST(Latents, are_nchw_in_safetensors_and_npy_unless_said_otherwise) {
 
   write_latents(file, folder.path("x.npy"), config_of(4));
   const Bytes npy = read_file(folder.path("x.npy"));
-  EXPECT_EQ(parse_npy(npy, "x").shape, (Shape{1, 4, 2, 3}));
+  EXPECT_EQ(parse_npy(npy, "x").view.shape, (Shape{1, 4, 2, 3}));
   EXPECT_TRUE(same_values(read_latents(folder.path("x.npy"), config_of(4)).latents, file.latents));
 }
 
