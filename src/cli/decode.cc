@@ -69,6 +69,7 @@ Size decoded_size(const AutoencoderKLConfig& config, const LatentFile& file, boo
 // The part of the decoded picture that the latents were made from: --size, else what the file says.
 Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, const LatentFile& file,
                   const Size& decoded, const std::string& path) {
+  if (file.packed) return {file.image_width, file.image_height};  // --size told their grid
   Size size = decoded;
   if (args.size) {
     size = *args.size;
@@ -228,7 +229,9 @@ without --force.)");
             "The latents are raw z: no scaling, shift or normalisation");
   line.choice("--layout", args->layout, {"nchw", "nhwc"},
               "Of the latents (default: what the file says, else nchw)");
-  line.size("--size", args->size, "Of the picture: unpacks tokens, or crops");
+  line.size("--size", args->size,
+            "Of the picture: unpacks tokens, or crops. Of tokens, sides that are\n"
+            "no multiple of a token's lose the rest, as in diffusers");
   args->picture.add(line);
   args->report.add(line);
   args->model.add(line);

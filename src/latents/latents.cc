@@ -203,19 +203,39 @@ void check_shape(const Found& found, LatentLayout layout, const LatentFile& late
   }
 }
 
-void check_packed(const Found& found, const PackedGrid& grid, int64_t channels,
-                  const ReadLatentsOptions& options, const std::string& file) {
+bool has_tokens(const PackedGrid& grid, int64_t tokens) {
+  return grid.rows > 0 && grid.columns > 0 && tokens % grid.rows == 0 &&
+         tokens / grid.rows == grid.columns;
+}
+
+// Unpacks tokens of a picture of options.image_height x image_width.
+void read_packed(const Found& found, const std::string& file, const AutoencoderKLConfig& config,
+                 const ReadLatentsOptions& options, LatentFile& latents) {
   const Shape& s = found.view.shape;
-  const int64_t width = channels * grid.patch * grid.patch;
+  // FLUX.2's tokens are its latents (diffusers Flux2Pipeline); FLUX.1's, and raw z, are 2x2 patches
+  // of them (FluxPipeline._unpack_latents).
+  const int64_t patch = config.is_flux2() && !latents.unscaled ? 1 : 2;
+  const int64_t width = channels_of(config, latents) * patch * patch;
   if (s[0] < 1 || s[1] < 1 || s[2] != width) {
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " has the shape ", shape_string(s),
          "; packed tokens of this model are [B, N, ", width, "]");
   }
-  if (grid.rows < 1 || grid.columns < 1 || s[1] % grid.rows != 0 ||
-      s[1] / grid.rows != grid.columns) {
+  const int64_t side = patch * factor_of(config, latents);  // of a token, in pixels
+  const int64_t h = options.image_height, w = options.image_width;
+  const PackedGrid grid = {h / side, w / side, patch};
+  const PackedGrid padded = {grid.rows + (h % side > 0), grid.columns + (w % side > 0), patch};
+  latents.packed = true;
+  if (has_tokens(grid, s[1])) {
+    latents.latents = unpack_tokens(values_of(found, file), grid);
+    latents.image_height = grid.rows * side;
+    latents.image_width = grid.columns * side;
+  } else if (has_tokens(padded, s[1])) {
+    latents.latents = unpack_tokens(values_of(found, file), padded);
+    latents.image_height = h;
+    latents.image_width = w;
+  } else {
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " has ", s[1],
-         " tokens a picture; one of ", options.image_width, " x ", options.image_height,
-         " pixels has ", grid.columns, " x ", grid.rows);
+         " tokens a picture; one of ", w, " x ", h, " pixels has ", grid.columns, " x ", grid.rows);
   }
 }
 
@@ -246,13 +266,7 @@ LatentFile latents_of(const Found& found, const std::string& file,
   if (options.unscaled) latents.unscaled = true;
 
   if (found.view.shape.size() == 3 && options.image_height > 0 && options.image_width > 0) {
-    // FLUX.2's tokens are its latents (diffusers Flux2Pipeline); FLUX.1's, and raw z, are 2x2
-    // patches of them (FluxPipeline._unpack_latents).
-    const int64_t patch = config.is_flux2() && !latents.unscaled ? 1 : 2;
-    const PackedGrid grid = {options.image_height / (patch * factor_of(config, latents)),
-                             options.image_width / (patch * factor_of(config, latents)), patch};
-    check_packed(found, grid, channels_of(config, latents), options, file);
-    latents.latents = unpack_tokens(values_of(found, file), grid);
+    read_packed(found, file, config, options, latents);
     return latents;
   }
   const LatentLayout layout = options.layout.value_or(layout_of(found.metadata, file));

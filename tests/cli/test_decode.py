@@ -98,6 +98,17 @@ def test_packed_tokens_need_the_size_of_the_picture(calotype, latents):
     assert (calotype.folder / "b.png").read_bytes() == (calotype.folder / "a.png").read_bytes()
 
 
+@pytest.mark.parametrize("size, wanted", [("61x45", (48, 32)), ("50x47", (48, 32)), ("33x17", (33, 17)), ("47x32", (47, 32))])
+def test_the_picture_of_packed_tokens_is_that_of_their_grid(calotype, latents, size, wanted):
+    packed = latents(height=4, width=6).reshape(1, 16, 2, 2, 3, 2).transpose(0, 2, 4, 1, 3, 5).reshape(1, 6, 64)
+    numpy.save(calotype.folder / "packed.npy", packed)
+    calotype("decode", "latents.npy", "-o", "whole.png")
+    calotype("decode", "packed.npy", "-o", "part.png", "--size", size)
+    part = pixels(calotype, "part.png")
+    assert part.shape[1::-1] == wanted
+    assert numpy.array_equal(part, pixels(calotype, "whole.png")[: wanted[1], : wanted[0]])
+
+
 def test_size_crops_to_the_top_left(calotype, latents):
     latents()
     calotype("decode", "latents.npy", "-o", "whole.png")
