@@ -61,7 +61,8 @@ type loadOptions struct {
 	verify bool
 }
 
-// Family says what a file without config is: "flux", "sd1", "sd2", "sdxl", "sd3" or "flux2".
+// Family says whose latent space the model has, whatever its config says: "flux", "sd1", "sd2",
+// "sdxl", "sd3" or "flux2".
 func Family(family string) LoadOption {
 	return func(o *loadOptions) { o.family = family }
 }

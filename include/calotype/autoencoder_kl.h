@@ -153,6 +153,9 @@ class CALOTYPE_API AutoencoderKL {
   Tensor scale(const Tensor& z) const;
   Tensor unscale(const Tensor& latents) const;
 
+  // False for FLUX.2 weights without their batch-norm statistics: only raw z can be used, and
+  // whatever needs scaled latents throws Error(kInvalidData).
+  bool has_latent_space() const;
   // SHA-256 (hex) of what defines the latent space: channels, factor, patch, scaling, shift,
   // mean/std, batch-norm statistics.
   std::string latent_space_hash() const;

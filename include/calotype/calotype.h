@@ -59,8 +59,8 @@ typedef struct calotype_model calotype_model;
 
 typedef struct calotype_load_options {
   size_t struct_size;
-  const char* family; /* "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": what a file without config
-                         is; NULL: inferred */
+  const char* family; /* "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": whose latent space it has,
+                         whatever its config says; NULL: as the config says, else inferred */
   int32_t verify;     /* not 0: check digests where the container has them */
 } calotype_load_options;
 

@@ -147,7 +147,8 @@ class AutoencoderKL:
                 `.safetensors` or `.gguf` file, an Ollama manifest), a Hugging Face repo id, or an
                 Ollama name.
             subfolder: of a folder or a repo, where the autoencoder is; "vae" is found by itself.
-            family: "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": what a file without config is.
+            family: "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": whose latent space the model has,
+                whatever its config says; None: as the config says, else inferred.
             verify: check digests where the container has them.
             local_files_only: do not ask huggingface_hub, where it is installed, to fetch a repo
                 that is not in the cache.

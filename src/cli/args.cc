@@ -47,12 +47,18 @@ void check_environment() {
 
 void ModelArgs::add(CommandLine& line) {
   line.heading("Model");
-  line.text("-m,--model", model, "M",
-            "A diffusers folder, a .safetensors or .gguf file, a Hugging Face\n"
-            "repo id in the local cache, or an Ollama name; default: the\n"
-            "small embedded model (see calotype list)");
-  line.choice("--family", family, family_names(), "What a file that holds no config is taken for");
-  line.flag("--verify", verify, "Check the digests of the model's files where it has them");
+  line.text(
+      "-m,--model", model, "M",
+      "A diffusers folder, a .safetensors or .gguf file, a Hugging Face\n"
+      "repo id in the local cache, or an Ollama name; default: the\n"
+      "small embedded model (see calotype list)",
+      [](const std::string& text) { return !text.empty(); }, "the name of a model");
+  line.choice("--family", family, family_names(),
+              "Whose latent space the model has, whatever its config says\n"
+              "(default: as its config says, else inferred)");
+  line.flag("--verify", verify,
+            "Check the digests of the model's files where it has them (Ollama,\n"
+            "Hugging Face cache)");
 }
 
 AutoencoderKL ModelArgs::load() const {
@@ -113,6 +119,10 @@ Machine machine_of(const AutoencoderKL& model, const RunArgs& args) {
   }
   if (name == "CPU") return {"cpu", precision, "CPU, " + precision};
   return {"cuda", args.precision.empty() ? "bf16" : args.precision, name};
+}
+
+std::string latent_space_of(const AutoencoderKL& model) {
+  return model.has_latent_space() ? model.latent_space_hash() : "";
 }
 
 void ReportArgs::add(CommandLine& line, const std::string& quiet_description) {

@@ -50,6 +50,9 @@ struct Machine {
 };
 Machine machine_of(const AutoencoderKL& model, const RunArgs& args);
 
+// latent_space_hash; empty where a model has none, so that only raw z can be used.
+std::string latent_space_of(const AutoencoderKL& model);
+
 struct ReportArgs {
   bool quiet = false, json = false;
 

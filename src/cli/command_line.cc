@@ -94,7 +94,7 @@ void CommandLine::text(const std::string& names, std::string& value, const std::
                        const std::string& description, bool (*good)(const std::string&),
                        const std::string& expected) {
   const auto check = [good, expected](std::string& given) {
-    return good(given) ? std::string() : given + " is not " + expected;
+    return good(given) ? std::string() : (given.empty() ? "''" : given) + " is not " + expected;
   };
   finish(app_->add_option(names, value, description), type)->check(validator(check));
 }

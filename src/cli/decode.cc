@@ -46,7 +46,9 @@ LatentFile read_file(const DecodeArgs& args, const AutoencoderKL& model, const s
   }
   options.unscaled = args.unscaled;
   LatentFile file = read_latents(path, model.config(), options);
-  if (!file.latent_space.empty() && file.latent_space != model.latent_space_hash() &&
+  const bool raw = file.unscaled || file.moments;
+  const std::string space = raw ? latent_space_of(model) : model.latent_space_hash();
+  if (!file.latent_space.empty() && !space.empty() && file.latent_space != space &&
       !args.output.force) {
     throw Error(ErrorCode::kInvalidData,
                 display_name(path, true) + ": these latents are of another latent space (" +
@@ -67,6 +69,7 @@ Size decoded_size(const AutoencoderKLConfig& config, const LatentFile& file, boo
 // The part of the decoded picture that the latents were made from: --size, else what the file says.
 Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, const LatentFile& file,
                   const Size& decoded, const std::string& path) {
+  if (file.packed) return {file.image_width, file.image_height};  // --size told their grid
   Size size = decoded;
   if (args.size) {
     size = *args.size;
@@ -87,10 +90,11 @@ Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, con
   return size;
 }
 
-// Decodes a file's pictures one by one and hands each to `take`.
+// Decodes the pictures of `input` one by one and hands each to `take`.
 template <class Take>
-void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const LatentFile& file,
-                     const Size& size, bool raw, ProgressMeter& meter, const Take& take) {
+void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const std::string& input,
+                     const LatentFile& file, const Size& size, bool raw, ProgressMeter& meter,
+                     const Take& take) {
   RunOptions options = args.run.options();
   const int64_t count = file.latents.dim(0);
   for (int64_t b = 0; b < count; ++b) {
@@ -100,10 +104,12 @@ void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const L
     options.progress = meter.part(share(b), share(b + 1));
     Tensor latents = picture_of(file.latents, b);
     if (file.moments) latents = channels_of(latents, 0, latents.dim(3) / 2);
-    take(b, interruptible([&] {
-           Tensor image = raw ? model.decode_z(latents, options) : model.decode(latents, options);
-           return cropped_picture(std::move(image), size.height, size.width);
-         }));
+    const Tensor image = interruptible([&] {
+      Tensor whole = raw ? model.decode_z(latents, options) : model.decode(latents, options);
+      return cropped_picture(std::move(whole), size.height, size.width);
+    });
+    check_finite(image, input, args.model.name());
+    take(b, image);
   }
 }
 
@@ -156,13 +162,14 @@ class DecodeJob {
     const bool together = paths.size() == 1;
     const int64_t count = file.latents.dim(0);
     Tensor all;
-    decode_pictures(model_, args_, file, size, raw, meter, [&](int64_t b, Tensor image) {
+    const auto take = [&](int64_t b, const Tensor& image) {
       if (together && count > 1) {
         put_picture(all, b, count, image);
         return;
       }
       write_image(image, paths[static_cast<size_t>(b)], args_.picture.options(), format_);
-    });
+    };
+    decode_pictures(model_, args_, args_.latents[i], file, size, raw, meter, take);
     if (together && count > 1) write_image(all, paths[0], args_.picture.options(), format_);
   }
 
@@ -191,7 +198,7 @@ int run(const DecodeArgs& args) {
                {"model", args.model.name()},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"latent_space", model.latent_space_hash()},
+               {"latent_space", text_or_null(latent_space_of(model))},
                {"results", results}});
   return code;
 }
@@ -222,7 +229,9 @@ without --force.)");
             "The latents are raw z: no scaling, shift or normalisation");
   line.choice("--layout", args->layout, {"nchw", "nhwc"},
               "Of the latents (default: what the file says, else nchw)");
-  line.size("--size", args->size, "Of the picture: unpacks tokens, or crops");
+  line.size("--size", args->size,
+            "Of the picture: unpacks tokens, or crops. Of tokens, sides that are\n"
+            "no multiple of a token's lose the rest, as in diffusers");
   args->picture.add(line);
   args->report.add(line);
   args->model.add(line);

@@ -56,7 +56,7 @@ Tensor encode_picture(const AutoencoderKL& model, const EncodeArgs& args, bool u
 }
 
 LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, LatentFormat format,
-                       const Tensor& image, ProgressMeter& meter) {
+                       const std::string& input, const Tensor& image, ProgressMeter& meter) {
   LatentFile file;
   file.moments = args.moments;
   // ComfyUI multiplies by the scale itself, but for FLUX.2, whose normalised patches it stores.
@@ -64,7 +64,8 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
   file.image_height = image.dim(1);
   file.image_width = image.dim(2);
   file.model = args.model.name();
-  file.latent_space = model.latent_space_hash();
+  const bool raw = file.unscaled || file.moments;
+  file.latent_space = raw ? latent_space_of(model) : model.latent_space_hash();
   RunOptions options = args.run.options();
   const int64_t count = image.dim(0);
   for (int64_t b = 0; b < count; ++b) {
@@ -74,8 +75,9 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
     options.progress = meter.part(share(b), share(b + 1));
     const Tensor picture = picture_of(image, b);
     const Tensor padded = padded_picture(picture, model.config().spatial_factor());
-    put_picture(file.latents, b, count,
-                encode_picture(model, args, file.unscaled, padded, options));
+    const Tensor latents = encode_picture(model, args, file.unscaled, padded, options);
+    check_finite(latents, input, args.model.name());
+    put_picture(file.latents, b, count, latents);
   }
   return file;
 }
@@ -99,7 +101,8 @@ int run(const EncodeArgs& args) {
     LatentFile file;
     {
       ProgressMeter meter(job_label("encode", args.pictures, i), args.report.quiet);
-      file = interruptible([&] { return encode_file(model, args, format, image, meter); });
+      file = interruptible(
+          [&] { return encode_file(model, args, format, args.pictures[i], image, meter); });
     }
     const double seconds = watch.seconds();
     write_latents(file, outputs[i], model.config(), write_options);
@@ -125,7 +128,7 @@ int run(const EncodeArgs& args) {
                {"model", args.model.name()},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"latent_space", model.latent_space_hash()},
+               {"latent_space", text_or_null(latent_space_of(model))},
                {"dtype", dtype_name(write_options.dtype)},
                {"layout", args.layout},
                {"results", results}});
@@ -157,7 +160,9 @@ the latents are the mode.)");
               "Of --sample (default 0). Every picture gets the same noise, so\n"
               "that its latents do not depend on the others");
   line.need("--seed", "--sample");
-  line.flag("--moments", args->moments, "Write mean and logvar, unscaled");
+  line.flag("--moments", args->moments,
+            "Write mean and logvar, unscaled; decode takes the mean, where the\n"
+            "file is .safetensors, which says what it holds");
   line.exclude("--moments", "--sample");
   line.flag("--unscaled", args->unscaled, "Write raw z: no scaling, shift or normalisation");
   line.exclude("--unscaled", "--moments");

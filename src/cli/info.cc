@@ -90,9 +90,9 @@ Json latent_shape(const AutoencoderKLConfig& config, const std::optional<Size>& 
                       round_up(size->width, factor) / factor});
 }
 
-// Null where there are no weights to hash (FLUX.2's statistics are part of its space).
+// Null where there are no weights to hash: FLUX.2's statistics are part of its space.
 Json latent_space(const AutoencoderKL& model, const InfoArgs& args) {
-  return args.model.only_family() ? Json() : Json(model.latent_space_hash());
+  return args.model.only_family() ? Json() : text_or_null(latent_space_of(model));
 }
 
 std::string shape_text(const Json& shape) {
@@ -118,6 +118,7 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
                {"family", found.family},
                {"config", Json::parse(found.config.to_json())},
                {"config_inferred", found.config_inferred},
+               {"family_given", !args.model.family.empty()},
                {"parameters", model.encoder_parameters() + model.decoder_parameters()},
                {"encoder_parameters", model.encoder_parameters()},
                {"decoder_parameters", model.decoder_parameters()},
@@ -175,8 +176,10 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   print_row(report, "source", text("source"));
   print_row(report, "container", text("container") + ", " + text("keys") + " keys");
   const bool inferred = info["config_inferred"].get<bool>();
-  print_row(report, "family",
-            text("family") + (inferred ? " (inferred; --family says otherwise)" : ""));
+  const char* reason = info["family_given"].get<bool>() ? " (as --family says)"
+                       : inferred                       ? " (inferred; --family says otherwise)"
+                                                        : "";
+  print_row(report, "family", text("family") + reason);
   print_row(report, "parameters",
             count("parameters") + " (encoder " + count("encoder_parameters") + ", decoder " +
                 count("decoder_parameters") + ")");
@@ -185,6 +188,8 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   print_row(report, "latents", shape_text(info["latent_shape"]));
   if (!info["latent_space"].is_null()) {
     print_row(report, "latent space", text("latent_space").substr(0, 16));
+  } else if (!args.model.only_family()) {
+    print_row(report, "latent space", "unknown: bn.* are missing, so that only raw z can be used");
   }
   print_row(report, "machine", text("machine"));
   if (args.size) {

@@ -25,11 +25,6 @@ namespace fs = std::filesystem;
               "; rename one, or use a folder for each");
 }
 
-bool same_file(const std::string& a, const std::string& b) {
-  std::error_code ignored;
-  return fs::equivalent(a, b, ignored);
-}
-
 std::string in_folder(const std::string& folder, const std::string& input,
                       const std::string& suffix) {
   const std::string stem = input == "-" ? "stdin" : fs::path(input).stem().string();
@@ -41,6 +36,11 @@ void check_inputs(const std::vector<std::string>& inputs) {
 }
 
 }  // namespace
+
+bool same_file(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  return fs::equivalent(a, b, ignored);
+}
 
 bool names_folder(const std::string& output) {
   std::error_code ignored;

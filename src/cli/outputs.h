@@ -13,6 +13,9 @@ namespace calotype::cli {
 
 bool names_folder(const std::string& output);
 
+// True where both exist and are one, by whatever name.
+bool same_file(const std::string& a, const std::string& b);
+
 // One output an input. Throws Error(kInvalidArgument) where inputs and -o do not fit, two inputs
 // would give one file, or a file would replace its own input without `force`; Error(kNotFound)
 // where a folder does not exist; Error(kIo) where a file exists that may not be overwritten.

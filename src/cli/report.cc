@@ -101,6 +101,8 @@ std::string join(const std::vector<std::string>& parts, const std::string& betwe
   return text;
 }
 
+Json text_or_null(const std::string& text) { return text.empty() ? Json() : Json(text); }
+
 Shape nchw(const Shape& nhwc) {
   return nhwc.size() == 4 ? Shape{nhwc[0], nhwc[3], nhwc[1], nhwc[2]} : nhwc;
 }

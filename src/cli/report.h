@@ -59,6 +59,8 @@ std::string format_flop(double flop);           // "10.47 TFLOP"
 std::string format_seconds(double seconds);     // "0.123 s", "17.5 s", "2 min 3 s"
 std::string format_size(int64_t w, int64_t h);  // "1024x768"
 std::string join(const std::vector<std::string>& parts, const std::string& between);
+// JSON's null for an empty text.
+Json text_or_null(const std::string& text);
 // NHWC [B, h, w, C] as the ecosystem writes it: [B, C, h, w].
 Shape nchw(const Shape& nhwc);
 

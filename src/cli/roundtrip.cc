@@ -83,6 +83,7 @@ class RoundtripJob {
       ProgressMeter meter(job_label("roundtrip", args_.pictures, i), args_.report.quiet);
       result = interruptible([&] { return run_roundtrip(model_, args_, image, meter); });
     }
+    check_finite(result.image, input, args_.model.name());
     const double decibels = psnr(image, result.image), similarity = ssim(image, result.image);
     ++count_;
     psnr_sum_ += decibels;

@@ -78,7 +78,7 @@ ImageFormat image_format_of(const std::string& path) {
 Tensor decode_image(std::span<const std::byte> bytes, const std::string& file,
                     const ReadImageOptions& options) {
   check_background(options);
-  if (looks_like_npy(bytes)) return image_of_array(parse_npy(bytes, file), file);
+  if (looks_like_npy(bytes)) return image_of_array(parse_npy(bytes, file).view, file);
   if (begins_with(bytes, "\x89PNG\r\n\x1a\n")) {
     return bitmap_to_tensor(decode_png(bytes, file), file, options);
   }

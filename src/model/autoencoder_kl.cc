@@ -136,6 +136,7 @@ const AutoencoderKLConfig& AutoencoderKL::config() const { return impl_->model.c
 const Model& AutoencoderKL::model() const { return impl_->model; }
 bool AutoencoderKL::has_encoder() const { return impl_->encoder.has_value(); }
 bool AutoencoderKL::has_decoder() const { return impl_->decoder.has_value(); }
+bool AutoencoderKL::has_latent_space() const { return impl_->latent_space.has_value(); }
 int64_t AutoencoderKL::encoder_parameters() const { return impl_->encoder_parameters; }
 int64_t AutoencoderKL::decoder_parameters() const { return impl_->decoder_parameters; }
 

@@ -28,6 +28,14 @@ void make_folder(const fs::path& folder) {
   }
 }
 
+// A blob that was damaged may still have its size.
+bool is_whole(const fs::path& blob, int64_t size, const std::string& hex) {
+  std::error_code error;
+  if (!fs::is_regular_file(blob, error)) return false;
+  const auto mapped = MappedFile::open(blob.string());
+  return mapped->bytes().size() == static_cast<size_t>(size) && sha256_hex(mapped->bytes()) == hex;
+}
+
 // Names a blob by its content: the first pass hashes, the second writes what is not there yet.
 OllamaLayer write_blob(const fs::path& blobs, const char* media_type, const std::string& name,
                        const Content& content) {
@@ -40,8 +48,7 @@ OllamaLayer write_blob(const fs::path& blobs, const char* media_type, const std:
   const std::string hex = hash.hex();
   layer.digest = "sha256:" + hex;
   const fs::path path = blobs / ("sha256-" + hex);
-  std::error_code error;
-  if (fs::file_size(path, error) == static_cast<uint64_t>(layer.size) && !error) return layer;
+  if (is_whole(path, layer.size, hex)) return layer;
   AtomicFile file(path.string());
   content([&](std::span<const std::byte> bytes) { file.write(bytes); });
   file.commit();

@@ -68,6 +68,20 @@ def test_existing_folders_and_names_are_kept_without_force(calotype, store):
         calotype("convert", *args, "--force")
 
 
+@pytest.mark.parametrize("name", ["own.safetensors", "own.gguf", "own/"])
+def test_a_model_is_not_written_over_itself_without_force(calotype, name):
+    calotype("convert", "-o", name)
+    target = name + ("diffusion_pytorch_model.safetensors" if name == "own/" else "")
+    before = (calotype.folder / target).read_bytes()
+    (calotype.folder / "link").symlink_to(calotype.folder / name)
+    for model in (name, "link", target):
+        line = calotype.error("convert", "--model", model, "-o", target, "--dtype", "f32", code=2)
+        assert "is the input itself" in line and "--force" in line
+        assert (calotype.folder / target).read_bytes() == before
+    calotype("convert", "--model", name, "-o", target, "--dtype", "f32", "--force")
+    assert calotype.json("info", "--model", name)["dtype"] == "F32"
+
+
 def test_one_file_that_is_named_is_overwritten(calotype):
     (calotype.folder / "out.safetensors").write_text("old")
     calotype("convert", "-o", "out.safetensors")

@@ -160,6 +160,12 @@ def test_a_family_alone_is_no_model(calotype, picture, latents, command):
     assert "--model" in calotype.error(*COMPLETE[command], "--family", "flux", code=2)
 
 
+@pytest.mark.parametrize("command", WITH_MODEL)
+@pytest.mark.parametrize("model", [["--model", ""], ["--model="], ["-m", ""]], ids=" ".join)
+def test_an_empty_name_is_no_model(calotype, command, model):
+    assert "--model" in calotype.error(*COMPLETE[command], *model, code=2)
+
+
 @pytest.mark.parametrize("command", COMPUTING)
 @pytest.mark.parametrize("simd", ["frobnicate", "AVX9000"])
 def test_unknown_instruction_set_is_wrong_usage(calotype, command, simd):

@@ -58,7 +58,7 @@ TEST(Latents, are_nchw_in_safetensors_and_npy_unless_said_otherwise) {
 
   write_latents(file, folder.path("x.npy"), config_of(4));
   const Bytes npy = read_file(folder.path("x.npy"));
-  EXPECT_EQ(parse_npy(npy, "x").shape, (Shape{1, 4, 2, 3}));
+  EXPECT_EQ(parse_npy(npy, "x").view.shape, (Shape{1, 4, 2, 3}));
   EXPECT_TRUE(same_values(read_latents(folder.path("x.npy"), config_of(4)).latents, file.latents));
 }
 
@@ -210,10 +210,19 @@ TEST(PackedTokens, of_flux_are_2x2_patches) {
   const LatentFile read =
       decode_latents(file, "x", config_of(16), {.image_height = 32, .image_width = 48});
   EXPECT_TRUE(same_values(read.latents, nchw_to_nhwc(nchw)));
+  EXPECT_TRUE(read.packed);
   // Sides that are no multiple of 16 lose the rest, as in the pipeline.
-  EXPECT_TRUE(same_values(
-      decode_latents(file, "x", config_of(16), {.image_height = 47, .image_width = 50}).latents,
-      nchw_to_nhwc(nchw)));
+  const LatentFile floored =
+      decode_latents(file, "x", config_of(16), {.image_height = 47, .image_width = 50});
+  EXPECT_TRUE(same_values(floored.latents, nchw_to_nhwc(nchw)));
+  EXPECT_EQ(floored.image_height, 32);
+  EXPECT_EQ(floored.image_width, 48);
+  // But where there are tokens for the rest, the picture was padded.
+  const LatentFile padded =
+      decode_latents(file, "x", config_of(16), {.image_height = 17, .image_width = 45});
+  EXPECT_TRUE(same_values(padded.latents, nchw_to_nhwc(nchw)));
+  EXPECT_EQ(padded.image_height, 17);
+  EXPECT_EQ(padded.image_width, 45);
 }
 
 TEST(PackedTokens, of_flux2_are_latents_in_raster_order) {
