@@ -123,10 +123,10 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> grid(const AutoencoderKL& vae) {
 // (FLOP, peak bytes) of a job on pictures.
 std::tuple<double, int64_t> plan(const AutoencoderKL& vae, const std::string& job, int64_t batch,
                                  int64_t height, int64_t width, const JobArguments& arguments) {
-  RunOptions options = Job(arguments).run([](const RunOptions& o) { return o; });
-  options.progress = nullptr;
-  const Plan found = job == "encode" ? vae.plan_encode(batch, height, width, options)
-                                     : vae.plan_decode(batch, height, width, options);
+  const Plan found = Job(arguments).run([&](const RunOptions& options) {
+    return job == "encode" ? vae.plan_encode(batch, height, width, options)
+                           : vae.plan_decode(batch, height, width, options);
+  });
   return {found.flop, found.planned_peak_bytes};
 }
 

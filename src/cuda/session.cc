@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <span>
 
 #include "core/cat.h"
@@ -12,6 +13,8 @@ namespace {
 
 constexpr int kOldest = 80;  // sm_80: mma.sync of bf16, cp.async
 constexpr size_t kPlansKept = 32;
+// One call's picture travels while the next one is computed.
+constexpr size_t kSlots = 2;
 
 const char* precision_name(Precision precision) {
   return precision == Precision::kF32 ? "f32" : precision == Precision::kF16 ? "f16" : "bf16";
@@ -83,45 +86,41 @@ DeviceArray advanced(DeviceArray array, int64_t first) {
 
 }  // namespace
 
-// Follows a pass for progress and for layer reports.
+// Follows a pass for progress and for layer reports. All of the pass is launched first: whoever is
+// told of it may use the session, and wait for others that do.
 class Session::Observer {
  public:
-  Observer(const DeviceCall& call, const GraphPlan& plan, int64_t first, int64_t count,
-           int64_t element_bytes, cudaStream_t stream)
-      : call_(call),
-        plan_(plan),
-        graph_(*call.graph),
-        count_(count),
-        element_bytes_(element_bytes),
-        stream_(stream) {
-    for (const Node& node : graph_.nodes()) pass_flop_ += flop_of(graph_, node);
-    pass_flop_ *= static_cast<double>(count);
-    done_ = pass_flop_ * static_cast<double>(first) / static_cast<double>(count);
-    total_ = pass_flop_ * static_cast<double>(call.batch) / static_cast<double>(count);
-    if (is_needed()) mark();
+  Observer(const DeviceCall& call, int64_t first, int64_t count, int64_t element_bytes)
+      : call_(call), graph_(*call.graph), count_(count), element_bytes_(element_bytes) {
+    double pass_flop = 0;
+    for (const Node& node : graph_.nodes()) pass_flop += flop_of(graph_, node);
+    done_ = pass_flop * static_cast<double>(first);
+    total_ = pass_flop * static_cast<double>(call.batch);
   }
 
-  bool is_needed() const {
-    return call_.layers != nullptr || (call_.progress != nullptr && *call_.progress);
+  static bool is_needed(const DeviceCall& call) {
+    return call.layers != nullptr || (call.progress != nullptr && *call.progress);
   }
 
-  // The GPU is kept two operations ahead of what is reported.
-  void launched(size_t i) {
+  // Before the first operation is launched.
+  void start(std::shared_ptr<const GraphPlan> plan, cudaStream_t stream) {
+    plan_ = std::move(plan);
+    stream_ = stream;
+    marks_.clear();
     mark();
-    if (i >= 2) report(i - 2);
   }
-  void finish() {
-    const size_t nodes = graph_.nodes().size();
-    for (size_t i = reported_; i < nodes; i++) report(i);
-  }
-
- private:
+  // After each operation was launched.
   void mark() {
     marks_.push_back(std::make_unique<Event>(cudaEventDefault));
     marks_.back()->record(stream_);
   }
+  // As the GPU gets on. Throws Error(kCancelled).
+  void report() {
+    for (size_t i = 0; i < graph_.nodes().size(); i++) report(i);
+  }
+
+ private:
   void report(size_t i) {
-    reported_ = i + 1;
     marks_[i + 1]->wait();
     const Node& node = graph_.nodes()[i];
     if (call_.layers != nullptr) call_.layers->push_back(layer(node, i));
@@ -143,21 +142,20 @@ class Session::Observer {
     const double count = static_cast<double>(count_);
     LayerReport layer;
     layer.name = name_of(node);
-    layer.algorithm = algorithm_of(plan_.nodes[i]);
+    layer.algorithm = algorithm_of(plan_->nodes[i]);
     layer.seconds = static_cast<double>(milliseconds) * 1e-3;
     layer.flop = count * flop_of(graph_, node);
-    layer.flop_executed = count * flop_executed(graph_, node, plan_.nodes[i]);
+    layer.flop_executed = count * flop_executed(graph_, node, plan_->nodes[i]);
     layer.bytes = count * values * static_cast<double>(element_bytes_);
     return layer;
   }
 
   const DeviceCall& call_;
-  const GraphPlan& plan_;
   const Graph& graph_;
   const int64_t count_, element_bytes_;
-  cudaStream_t stream_;
-  double pass_flop_ = 0, done_ = 0, total_ = 0;
-  size_t reported_ = 0;
+  std::shared_ptr<const GraphPlan> plan_;
+  cudaStream_t stream_ = nullptr;
+  double done_ = 0, total_ = 0;
   std::vector<std::unique_ptr<Event>> marks_;
 };
 
@@ -262,73 +260,91 @@ const float2* Session::input_affine(const InputMap* map) {
 void Session::run(const DeviceCall& call) {
   if (call.batch < 1) return;
   const DeviceScope scope(device_);
+  const bool watched = Observer::is_needed(call);
   std::unique_lock<std::mutex> lock(mutex_);
   int64_t size = pass_size(*call.graph, call.batch, call.memory);
   std::deque<Pending> pending;
   try {
     for (int64_t first = 0; first < call.batch;) {
       const int64_t count = std::min(size, call.batch - first);
+      std::optional<Observer> observer;
+      if (watched) observer.emplace(call, first, count, target_.element_bytes());
       try {
-        pass(call, first, count, pending, lock);
+        pass(call, first, count, observer ? &*observer : nullptr, pending, lock);
         first += count;
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kOutOfMemory || count == 1) throw;
         size = (count + 1) / 2;  // a smaller plan
+        continue;
       }
+      if (!observer) continue;
+      lock.unlock();
+      observer->report();
+      while (pending.size() > 1) finish(pending);
+      lock.lock();
     }
-  } catch (...) {
-    // What was launched still uses the caller's memory and the slots.
-    cudaDeviceSynchronize();
-    for (const Pending& p : pending) p.slot->busy = false;
-    slot_freed_.notify_all();
+    lock.unlock();
+    while (!pending.empty()) finish(pending);
+  } catch (const Error& error) {
+    if (lock.owns_lock()) lock.unlock();
+    // What was launched still uses the caller's device memory, and slots.
+    const bool on_host = !call.input.on_device && !call.output.on_device;
+    if (error.code() != ErrorCode::kCancelled || !on_host) cudaDeviceSynchronize();
+    while (!pending.empty()) give_slot(pending);
     throw;
-  }
-  lock.unlock();
-  while (!pending.empty()) {
-    finish(pending);
+  } catch (...) {
+    if (lock.owns_lock()) lock.unlock();
+    cudaDeviceSynchronize();
+    while (!pending.empty()) give_slot(pending);
+    throw;
   }
 }
 
-Session::Slot& Session::take_slot(std::deque<Pending>& pending,
-                                  std::unique_lock<std::mutex>& lock) {
-  for (;;) {
-    for (Slot& slot : slots_) {
-      if (slot.busy) continue;
-      slot.busy = true;
-      return slot;
-    }
+// A call that is watched never waits for others here: they may be waiting for it.
+std::unique_ptr<Session::Slot> Session::take_slot(bool watched, std::deque<Pending>& pending,
+                                                  std::unique_lock<std::mutex>& lock) {
+  while (!watched && slots_out_ >= kSlots) {
     if (pending.empty()) {
-      slot_freed_.wait(lock);
+      slot_given_.wait(lock);
     } else {
       lock.unlock();
       finish(pending);
       lock.lock();
     }
   }
+  std::unique_ptr<Slot> slot;
+  if (free_slots_.empty()) {
+    slot = std::make_unique<Slot>();
+  } else {
+    slot = std::move(free_slots_.back());
+    free_slots_.pop_back();
+    slot->downloaded.wait();  // of a call that was cancelled
+  }
+  if (!watched) slots_out_++;
+  return slot;
+}
+
+// The oldest one's. Without the lock.
+void Session::give_slot(std::deque<Pending>& pending) {
+  Pending oldest = std::move(pending.front());
+  pending.pop_front();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!oldest.watched) slots_out_--;
+  if (free_slots_.size() < kSlots) free_slots_.push_back(std::move(oldest.slot));
+  slot_given_.notify_all();
 }
 
 // Without the lock.
 void Session::finish(std::deque<Pending>& pending) {
-  const Pending oldest = pending.front();
-  pending.pop_front();
-  const auto give = [&] {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    oldest.slot->busy = false;
-    slot_freed_.notify_all();
-  };
-  try {
-    oldest.slot->downloaded.wait();
-  } catch (...) {
-    give();
-    throw;
-  }
+  const Pending& oldest = pending.front();
+  oldest.slot->downloaded.wait();
   if (oldest.to != nullptr) {
     std::memcpy(oldest.to, oldest.slot->pinned_output.data(), static_cast<size_t>(oldest.bytes));
   }
-  give();
+  give_slot(pending);
 }
 
-void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
+void Session::pass(const DeviceCall& call, int64_t first, int64_t count, Observer* observer,
                    std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock) {
   const Graph& graph = *call.graph;
   const std::shared_ptr<const GraphPlan> kept_plan = this->plan(graph, count);
@@ -341,8 +357,12 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
                                              : static_cast<cudaStream_t>(call.stream);
   const bool capturing = !waits && is_capturing(stream);
 
-  Slot* slot = waits ? &take_slot(pending, lock) : nullptr;
-  if (slot != nullptr) pending.push_back({slot, nullptr, 0});
+  Slot* slot = nullptr;
+  if (waits) {
+    const bool watched = observer != nullptr;
+    pending.push_back({take_slot(watched, pending, lock), watched, nullptr, 0});
+    slot = pending.back().slot.get();
+  }
   try {
     if (plan.arena_bytes > arena_.bytes()) {
       check(cudaEventSynchronize(last_), "cudaEventSynchronize");
@@ -386,10 +406,11 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
       run.output.strides = nhwc_strides(out.h, out.w, out.c);
     }
     if (!capturing && last_stream_ != stream) last_.hold(stream);
-    Observer observer(call, plan, first, count, target_.element_bytes(), stream);
-    if (observer.is_needed()) run.launched = [&](size_t i) { observer.launched(i); };
+    if (observer != nullptr) {
+      observer->start(kept_plan, stream);
+      run.launched = [observer](size_t) { observer->mark(); };
+    }
     run_graph(run, machine(stream));
-    if (observer.is_needed()) observer.finish();
     if (!capturing) {
       last_.record(stream);
       last_stream_ = stream;
@@ -409,9 +430,9 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
   } catch (...) {
     if (slot != nullptr) {
       cudaDeviceSynchronize();
+      if (!pending.back().watched) slots_out_--;
       pending.pop_back();
-      slot->busy = false;
-      slot_freed_.notify_all();
+      slot_given_.notify_all();
     }
     throw;
   }

@@ -31,17 +31,21 @@ class Session final : public DeviceSession {
   void run(const DeviceCall& call) override;
 
  private:
-  // What arrays in host memory pass through. Two, so that one call's picture travels while the next
-  // one is computed.
+  // What arrays in host memory pass through.
   struct Slot {
     Buffer input, output;
     Buffer pinned_input{Buffer::Kind::kPinned}, pinned_output{Buffer::Kind::kPinned};
     Event uploaded, computed, downloaded;
-    bool busy = false;
+
+    Slot() = default;
+    Slot(const Slot&) = delete;
+    Slot& operator=(const Slot&) = delete;
+    ~Slot() { cudaEventSynchronize(downloaded); }
   };
   // A part of a call's batch whose output is on its way to host memory.
   struct Pending {
-    Slot* slot;
+    std::unique_ptr<Slot> slot;
+    bool watched;  // by an Observer
     void* to;
     int64_t bytes;
   };
@@ -52,10 +56,13 @@ class Session final : public DeviceSession {
   // Pictures at a time, so that `memory` suffices.
   int64_t pass_size(const Graph& graph, int64_t batch, int64_t memory);
   int64_t pass_bytes(const Graph& graph, int64_t batch);
-  void pass(const DeviceCall& call, int64_t first, int64_t count, std::deque<Pending>& pending,
-            std::unique_lock<std::mutex>& lock);
+  // Launches everything; calls nobody back.
+  void pass(const DeviceCall& call, int64_t first, int64_t count, Observer* observer,
+            std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock);
   const float2* input_affine(const InputMap* map);
-  Slot& take_slot(std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock);
+  std::unique_ptr<Slot> take_slot(bool watched, std::deque<Pending>& pending,
+                                  std::unique_lock<std::mutex>& lock);
+  void give_slot(std::deque<Pending>& pending);
   void finish(std::deque<Pending>& pending);
   Machine machine(cudaStream_t stream) const;
 
@@ -65,8 +72,8 @@ class Session final : public DeviceSession {
   Target target_;
   Element element_ = Element::kBF16;
 
-  std::mutex mutex_;
-  std::condition_variable slot_freed_;
+  std::mutex mutex_;  // never held while the caller is called back
+  std::condition_variable slot_given_;
   // By what the graph is made of, see fingerprint_of.
   std::map<std::tuple<uint64_t, int64_t, int64_t, int64_t>, std::shared_ptr<const GraphPlan>>
       plans_;
@@ -76,7 +83,8 @@ class Session final : public DeviceSession {
   Stream compute_, up_, down_;
   Event last_;                          // the arena is free when it is done
   cudaStream_t last_stream_ = nullptr;  // where it was recorded
-  Slot slots_[2];
+  std::vector<std::unique_ptr<Slot>> free_slots_;
+  size_t slots_out_ = 0;  // with calls that nobody watches
 };
 
 }  // namespace calotype::cuda

@@ -1,0 +1,102 @@
+// The GPU's session without a GPU: what it allocates, launches, waits for and says.
+#include "cuda/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "cuda/check.h"
+#include "cuda/fake_cuda.h"
+#include "cuda/graphs.h"
+#include "model/decoder.h"
+#include "model/encoder.h"
+#include "model/tensor_source.h"
+
+namespace calotype::test {
+namespace {
+
+using testing::HasSubstr;
+
+AutoencoderKLConfig small() {
+  AutoencoderKLConfig config = family_config("sd1");
+  config.block_out_channels = {32, 64, 64, 64};
+  return config;
+}
+
+class CudaSession : public testing::Test {
+ protected:
+  Graph decoder(int64_t h, int64_t w) const { return Decoder(tensors_, small()).graph(h, w); }
+  Graph encoder(int64_t h, int64_t w) const { return Encoder(tensors_, small()).graph(h, w); }
+
+  // One call from and to host memory.
+  void run(const Graph& graph, int64_t batch = 1, const ProgressCallback& progress = nullptr,
+           int64_t memory = 0) {
+    const Extent in = graph.extent(graph.input()), out = graph.extent(graph.output());
+    const Tensor input({batch, in.h, in.w, in.c});
+    Tensor output({batch, out.h, out.w, out.c});
+    DeviceCall call;
+    call.graph = &graph;
+    call.batch = batch;
+    call.input.data = const_cast<float*>(input.data());
+    call.output.data = output.data();
+    call.progress = &progress;
+    call.memory = memory;
+    session_.run(call);
+  }
+  // One call on device memory, which no kernel of the fake touches.
+  void run_on(cudaStream_t stream, const Graph& graph) {
+    DeviceCall call;
+    call.graph = &graph;
+    call.input.on_device = call.output.on_device = true;
+    call.stream = stream;
+    session_.run(call);
+  }
+
+  FakeCuda& cuda_ = new_fake_cuda();
+  const Model model_ = random_model(small(), 1);
+  mutable ModelTensors tensors_{model_};
+  cuda::Session session_{{}, false};
+};
+
+TEST_F(CudaSession, may_be_used_by_whom_it_calls_back) {
+  const Graph graph = decoder(4, 4), other = decoder(5, 3);
+  int depth = 0, calls = 0;
+  ProgressCallback progress = [&](const Progress&) {
+    calls++;
+    if (depth >= 3) return true;
+    depth++;
+    session_.planned_bytes(other, 2, 0);
+    run(other, 2);
+    run(other, 2, progress);
+    // And by a thread that it waits for.
+    std::thread([&] { run(graph, 3); }).join();
+    return true;
+  };
+  run(graph, 2, progress);
+  EXPECT_EQ(depth, 3);
+  EXPECT_GT(calls, 60);
+}
+
+TEST_F(CudaSession, calls_back_in_order_until_it_is_told_to_stop) {
+  const Graph graph = decoder(4, 4);
+  std::vector<double> fractions;
+  run(graph, 3, [&](const Progress& progress) {
+    fractions.push_back(progress.fraction);
+    return true;
+  });
+  EXPECT_EQ(fractions.size() % graph.nodes().size(), 0);
+  EXPECT_TRUE(std::is_sorted(fractions.begin(), fractions.end()));
+  EXPECT_NEAR(fractions.back(), 1, 1e-9);
+  try {
+    run(graph, 3, [](const Progress&) { return false; });
+    ADD_FAILURE() << "was not cancelled";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+  }
+  for (int i = 0; i < 5; i++) run(graph, 3);  // no slot was lost
+}
+
+}  // namespace
+}  // namespace calotype::test
