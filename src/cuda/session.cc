@@ -405,16 +405,15 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, Observe
       run.output.on_device = true;
       run.output.strides = nhwc_strides(out.h, out.w, out.c);
     }
-    if (!capturing && last_stream_ != stream) last_.hold(stream);
+    // Even on the stream of the call before: its handle may stand for another stream by now (one
+    // that was made anew, or each thread's own).
+    if (!capturing) last_.hold(stream);
     if (observer != nullptr) {
       observer->start(kept_plan, stream);
       run.launched = [observer](size_t) { observer->mark(); };
     }
     run_graph(run, machine(stream));
-    if (!capturing) {
-      last_.record(stream);
-      last_stream_ = stream;
-    }
+    if (!capturing) last_.record(stream);
     if (waits) {
       slot->computed.record(stream);
       slot->computed.hold(down_);

@@ -81,8 +81,7 @@ class Session final : public DeviceSession {
   Buffer arena_, map_;
   std::vector<float2> map_values_;
   Stream compute_, up_, down_;
-  Event last_;                          // the arena is free when it is done
-  cudaStream_t last_stream_ = nullptr;  // where it was recorded
+  Event last_;  // the arena is free when it is done
   std::vector<std::unique_ptr<Slot>> free_slots_;
   size_t slots_out_ = 0;  // with calls that nobody watches
 };
