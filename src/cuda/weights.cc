@@ -203,11 +203,10 @@ GraphWeights::GraphWeights(const Graph& graph, const GraphPlan& plan, Element el
   Packer packer(graph, plan, element, machine, memory_);
   for (size_t i = 0; i < graph.nodes().size(); i++) {
     const Node& node = graph.nodes()[i];
-    set_current_layer(name_of(node).c_str());
+    const LayerScope layer(name_of(node));
     nodes_.push_back(std::visit([&](const auto& n) { return packer.pack(n, i); }, node));
   }
   packer.finish_all();
-  set_current_layer("");
 }
 
 }  // namespace calotype::cuda

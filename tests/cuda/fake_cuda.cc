@@ -1,5 +1,6 @@
 #include "cuda/fake_cuda.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -78,6 +79,18 @@ cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorName(cudaError_t) { return "cudaErrorOfTheFake"; }
 const char* cudaGetErrorString(cudaError_t) { return "as the test says"; }
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** address, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+  const bool name = std::strcmp(symbol, "cuGetErrorName") == 0;
+  *address = reinterpret_cast<void*>(+[](CUresult, const char** text) {
+    *text = "invalid argument";
+    return CUDA_SUCCESS;
+  });
+  *found = name ? cudaDriverEntryPointSymbolNotFound : cudaDriverEntryPointSuccess;
+  return cudaSuccess;
+}
 
 cudaError_t cudaMalloc(void** to, size_t size) {
   const std::lock_guard<std::recursive_mutex> lock(books().mutex);

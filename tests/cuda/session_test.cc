@@ -98,5 +98,58 @@ TEST_F(CudaSession, calls_back_in_order_until_it_is_told_to_stop) {
   for (int i = 0; i < 5; i++) run(graph, 3);  // no slot was lost
 }
 
+// The same handle may stand for another stream: of each thread, or one that was made anew.
+TEST_F(CudaSession, orders_calls_by_what_was_launched_not_by_the_names_of_streams) {
+  const Graph graph = decoder(4, 4);
+  run_on(cudaStreamPerThread, graph);
+  const std::vector<std::string> log = cuda_.log;
+  const std::string record = log.back();  // where the arena is free again
+  ASSERT_THAT(record, testing::StartsWith("record "));
+  cuda_.log.clear();
+  run_on(cudaStreamPerThread, graph);
+  EXPECT_EQ(cuda_.log.front(), "hold" + record.substr(6));
+  EXPECT_EQ(cuda_.log.back(), record);
+}
+
+TEST_F(CudaSession, names_the_layer_of_an_error_and_forgets_it) {
+  const Graph graph = decoder(4, 4);
+  run(graph);
+  const auto message = [&] {
+    try {
+      run(graph);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  cuda_.failing = "apply_norm";
+  EXPECT_EQ(message(),
+            "CUDA: launch of apply_norm at decoder.mid_block.attentions.0 failed: as the test says "
+            "(cudaErrorOfTheFake)");
+  cuda_.failing = "pack_conv";
+  try {
+    run(encoder(32, 32));
+    ADD_FAILURE() << "weights were packed";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("at encoder.conv_in failed"));
+  }
+  cuda_.failing.clear();
+  try {
+    cuda::check(cudaErrorInvalidValue, "cudaSomething");
+    ADD_FAILURE() << "is an error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "CUDA: cudaSomething failed: as the test says (cudaErrorOfTheFake)");
+  }
+  const cuda::LayerScope layer("decoder.conv_in");
+  try {
+    cuda::check_driver(CUDA_ERROR_INVALID_VALUE, "cuTensorMapEncodeTiled");
+    ADD_FAILURE() << "is an error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "CUDA: cuTensorMapEncodeTiled at decoder.conv_in failed: invalid argument "
+                 "(unknown error)");
+  }
+}
+
 }  // namespace
 }  // namespace calotype::test
