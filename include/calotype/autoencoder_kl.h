@@ -63,6 +63,9 @@ struct RunOptions {
   std::string scratch;  // folder for what does not fit; empty: $TMPDIR, else /var/tmp
   ProgressCallback progress;
   std::vector<LayerReport>* layers = nullptr;  // filled when given
+  // Told in one sentence, from the thread that called, where Backend::kAuto takes the CPU although
+  // the machine has a GPU: one that cannot be used, or that has too little memory for the job.
+  std::function<void(const std::string&)> notice;
 };
 
 // What a job will take, known before it runs.
@@ -145,7 +148,8 @@ class CALOTYPE_API AutoencoderKL {
   void encode_on_device(const DeviceView& image, const DeviceView& moments, void* stream,
                         const RunOptions& options = {}) const;
 
-  // What a job with these options runs on: "CPU", or the GPU's name, its kernels and the precision.
+  // What a job with these options runs on: the GPU's name, its kernels and the precision; "CPU", or
+  // "CPU: " and why Backend::kAuto takes it, where the machine has a GPU.
   std::string backend_name(const RunOptions& options = {}) const;
 
   // Raw z <-> scaled latents, as the family defines them (scaling_factor, shift_factor,

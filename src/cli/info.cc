@@ -132,7 +132,8 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
                {"size", size},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"machine", machine.name}};
+               {"machine", machine.name},
+               {"backend_reason", machine.reason.empty() ? Json() : Json(machine.reason)}};
   // The plan of decoding, or of what else the model can do, stands at the top as well.
   const Json headline = plan_json(plans.decode ? plans.decode : plans.encode);
   for (const char* key : {"flop", "planned_peak_bytes", "minimum_bytes", "spilled_bytes"}) {
@@ -187,6 +188,7 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
     print_row(report, "latent space", text("latent_space").substr(0, 16));
   }
   print_row(report, "machine", text("machine"));
+  if (!info["backend_reason"].is_null()) print_row(report, "", text("backend_reason"));
   if (args.size) {
     print_plan(report, "decode", *args.size, plans.decode);
     print_plan(report, "encode", *args.size, plans.encode);
@@ -199,10 +201,11 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
 
 int run(const InfoArgs& args) {
   const Report report(args.report.quiet, args.report.json);
-  const RunOptions options = args.run.options();
+  RunOptions options = args.run.options();
   const AutoencoderKL model =
       args.model.only_family() ? weightless_model(args.model.family) : args.model.load();
   const Machine machine = machine_of(model, args.run);
+  if (!machine.reason.empty()) options.notice = nullptr;  // said in the report
   const Plans plans = args.size ? plans_for(model, *args.size, options) : Plans();
   const Json info = document(model, args, plans, machine);
   print(report, info, args, plans);
