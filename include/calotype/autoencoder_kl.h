@@ -58,7 +58,8 @@ struct RunOptions {
   int device = 0;   // which GPU
   int threads = 0;  // 0: as many as the machine (or its cgroup and affinity mask) has
   // Peak bytes of the job: weights, activations, workspace, input and output tensors, and
-  // kProgramBytes for the library itself. 0: CALOTYPE_MEMORY, else three quarters of what is free.
+  // kProgramBytes for the library itself; on a GPU, of its memory. 0: CALOTYPE_MEMORY, else three
+  // quarters of what is free.
   int64_t memory = 0;
   std::string scratch;  // folder for what does not fit; empty: $TMPDIR, else /var/tmp
   ProgressCallback progress;
@@ -77,7 +78,7 @@ struct Plan {
   int64_t minimum_bytes = 0;       // the smallest RunOptions::memory that works
   int64_t memory_bytes = 0;        // the bound that was planned for
   int64_t spilled_bytes = 0;       // written to the scratch file, in all
-  double seconds = 0;              // expected
+  double seconds = 0;              // expected; 0 where that is not known (some GPUs)
   Shape latents;                   // of the scaled latents, NHWC
   Shape image;                     // NHWC
 };

@@ -76,7 +76,7 @@ Json plan_json(const std::optional<Plan>& plan) {
           {"minimum_bytes", plan->minimum_bytes},
           {"memory_bytes", plan->memory_bytes},
           {"spilled_bytes", plan->spilled_bytes},
-          {"expected_s", plan->seconds}};
+          {"expected_s", plan->seconds > 0 ? Json(plan->seconds) : Json()}};
 }
 
 // Numbers where a size is given; else "B", "H/8", "W/8".
@@ -158,8 +158,8 @@ void print_plan(const Report& report, const std::string& job, const Size& size,
     return bytes > 0 ? ", " + format_bytes(bytes) + " spilled" : std::string();
   };
   print_row(report, job,
-            format_size(size.width, size.height) + ": " + format_flop(plan->flop) + ", about " +
-                format_seconds(plan->seconds));
+            format_size(size.width, size.height) + ": " + format_flop(plan->flop) +
+                (plan->seconds > 0 ? ", about " + format_seconds(plan->seconds) : ""));
   print_row(report, "",
             "peak memory " + format_bytes(plan->planned_peak_bytes) + " planned" +
                 again(plan->flop_again) + spilled(plan->spilled_bytes));

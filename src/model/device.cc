@@ -2,6 +2,7 @@
 
 #include "core/cat.h"
 #include "cuda/loader.h"
+#include "model/job.h"
 
 namespace calotype {
 
@@ -52,7 +53,7 @@ void run_on_device(DeviceSession& session, const Graph& graph, const Tensor& inp
   call.input.data = const_cast<float*>(input.data());  // only read
   call.output.data = output;
   call.output.dtype = dtype;
-  call.memory = options.memory;
+  call.memory = memory_asked_for(options);
   call.progress = &options.progress;
   call.layers = options.layers;
   session.run(call);
@@ -64,10 +65,12 @@ Plan plan_on_device(DeviceSession& session, const Graph& graph, int64_t batch,
   for (const Node& node : graph.nodes()) {
     plan.flop += static_cast<double>(batch) * flop_of(graph, node);
   }
-  plan.flop_executed = plan.flop;
-  plan.planned_peak_bytes = session.planned_bytes(graph, batch, options.memory);
-  plan.minimum_bytes = session.planned_bytes(graph, 1, 0);
-  plan.memory_bytes = options.memory;
+  const DevicePlan found = session.plan(graph, batch, memory_asked_for(options));
+  plan.flop_executed = found.flop_executed;
+  plan.planned_peak_bytes = found.peak_bytes;
+  plan.minimum_bytes = found.minimum_bytes;
+  plan.memory_bytes = found.memory_bytes;
+  plan.seconds = found.seconds;
   return plan;
 }
 

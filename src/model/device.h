@@ -17,9 +17,9 @@ namespace calotype {
 class DeviceSessions {
  public:
   // The session that a job with these options runs in; null where it runs on the CPU, and `reason`
-  // is then why, where the machine has a GPU. Throws Error(kNotFound) where Backend::kCuda was asked
-  // for and cannot be had, Error(kUnsupported) for a precision that the GPU or the model does not
-  // allow.
+  // is then why, where the machine has a GPU. Throws Error(kNotFound) where Backend::kCuda was
+  // asked for and cannot be had, Error(kUnsupported) for a precision that the GPU or the model does
+  // not allow.
   std::shared_ptr<DeviceSession> open(const RunOptions& options, const AutoencoderKLConfig& config,
                                       std::string* reason = nullptr);
 

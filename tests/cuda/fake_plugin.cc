@@ -39,9 +39,13 @@ class FakeSession final : public DeviceSession {
  public:
   Precision precision() const override { return Precision::kBF16; }
   std::string description() const override { return "Fake GPU (no kernels, bf16)"; }
-  int64_t planned_bytes(const Graph&, int64_t batch, int64_t) override {
+  DevicePlan plan(const Graph&, int64_t batch, int64_t memory) override {
     refuse_where_small();
-    return batch << 20;
+    DevicePlan plan;
+    plan.peak_bytes = batch << 20;
+    plan.minimum_bytes = 1 << 20;
+    plan.memory_bytes = memory > 0 ? memory : int64_t{3} << 30;
+    return plan;
   }
   void run(const DeviceCall& call) override {
     if (call.layers != nullptr) call.layers->emplace_back().name = "half of it";

@@ -67,7 +67,7 @@ TEST_F(CudaSession, may_be_used_by_whom_it_calls_back) {
     calls++;
     if (depth >= 3) return true;
     depth++;
-    session_.planned_bytes(other, 2, 0);
+    session_.plan(other, 2, 0);
     run(other, 2);
     run(other, 2, progress);
     // And by a thread that it waits for.
@@ -96,6 +96,61 @@ TEST_F(CudaSession, calls_back_in_order_until_it_is_told_to_stop) {
     EXPECT_EQ(error.code(), ErrorCode::kCancelled);
   }
   for (int i = 0; i < 5; i++) run(graph, 3);  // no slot was lost
+}
+
+TEST_F(CudaSession, holds_no_more_than_it_was_given_and_what_it_planned) {
+  const Graph decode = decoder(9, 7), large = decoder(18, 14), encode = encoder(72, 56);
+  for (const Graph* graph : {&large, &decode, &encode, &decode}) {
+    const DevicePlan whole = session_.plan(*graph, 3, 0);
+    const DevicePlan least = session_.plan(*graph, 3, whole.minimum_bytes);
+    EXPECT_LE(least.peak_bytes, whole.minimum_bytes);
+    EXPECT_LT(least.peak_bytes, whole.peak_bytes);
+    EXPECT_THROW(session_.plan(*graph, 3, whole.minimum_bytes - 1), Error);
+    for (const DevicePlan& plan : {whole, least}) {
+      cuda_.peak = 0;
+      run(*graph, 3, nullptr, plan.peak_bytes);
+      EXPECT_LE(cuda_.peak, plan.peak_bytes);
+      EXPECT_LE(cuda_.used, plan.peak_bytes);
+    }
+  }
+}
+
+TEST_F(CudaSession, takes_three_quarters_of_what_is_free_unless_told) {
+  const Graph graph = decoder(9, 7);
+  const DevicePlan one = session_.plan(graph, 1, 0);
+  EXPECT_EQ(one.memory_bytes, cuda_.total / 4 * 3);
+  EXPECT_EQ(one.peak_bytes, one.minimum_bytes);
+  run(graph);
+  EXPECT_EQ(session_.plan(graph, 1, 0).memory_bytes, cuda_.total / 4 * 3);  // what it holds is its
+  EXPECT_EQ(session_.plan(graph, 1, 12345678).memory_bytes, 12345678);
+  cuda_.total = cuda_.used + 4096;  // others took the rest
+  cuda_.peak = 0;
+  EXPECT_THROW(run(decoder(90, 70)), Error);
+  cuda_.total = one.minimum_bytes * 4 / 3 + 4;
+  run(graph, 5);
+  EXPECT_LE(cuda_.peak, one.minimum_bytes);
+}
+
+TEST_F(CudaSession, gives_back_what_it_only_keeps_before_it_makes_a_smaller_plan) {
+  const Graph decode = decoder(9, 7), encode = encoder(72, 56);
+  run(encode, 2);
+  const int64_t bound = cuda_.total;
+  // Others took so much that both halves' weights have no place, whatever the bound allows.
+  cuda_.total = session_.plan(decode, 2, bound).peak_bytes;
+  run(decode, 2, nullptr, bound);
+  EXPECT_LE(cuda_.used, cuda_.total);
+  cuda_.total = session_.plan(decode, 1, bound).peak_bytes;
+  run(decode, 8, nullptr, bound);
+  EXPECT_LE(cuda_.used, cuda_.total);
+}
+
+TEST_F(CudaSession, expects_a_time_only_where_the_rate_was_measured) {
+  const Graph graph = decoder(9, 7);
+  const DevicePlan plan = session_.plan(graph, 2, 0);
+  EXPECT_GT(plan.flop_executed, 0);
+  EXPECT_NEAR(plan.seconds, plan.flop_executed / 618e12, plan.seconds * 0.01);
+  cuda::Session exact{{.device = 0, .precision = Precision::kF32}, false};
+  EXPECT_EQ(exact.plan(graph, 2, 0).seconds, 0);
 }
 
 // The same handle may stand for another stream: of each thread, or one that was made anew.
