@@ -45,15 +45,30 @@ void to_unit(std::span<float> values) {
 
 FloatArray nchw_array(const Tensor& nhwc) { return to_numpy(nhwc_to_nchw(nhwc)); }
 
+// Picture pixels per pixel of scaled latents, or of raw z.
+int64_t factor_of(const AutoencoderKLConfig& config, bool unscaled) {
+  return config.spatial_factor() / (unscaled && config.is_flux2() ? config.patch_size.front() : 1);
+}
+
 nb::object decode(const AutoencoderKL& vae, const AnyArray& latents, const std::string& layout,
                   bool unscaled, const std::string& pixels, const JobArguments& arguments) {
+  if (pixels == "uint8") {  // made where the job runs: a GPU sends a quarter of the bytes
+    Shape shape;
+    std::vector<uint8_t> bytes = Job(arguments).run([&](const RunOptions& options) {
+      const Tensor input = to_tensor(latents, layout, 1, 0);
+      const int64_t factor = factor_of(vae.config(), unscaled);
+      shape = {input.dim(0), input.dim(1) * factor, input.dim(2) * factor,
+               vae.config().out_channels};
+      return unscaled ? vae.decode_z_bytes(input, options) : vae.decode_bytes(input, options);
+    });
+    return nb::cast(to_numpy(std::move(bytes), shape));
+  }
   Tensor image = Job(arguments).run([&](const RunOptions& options) {
     const Tensor input = to_tensor(latents, layout, 1, 0);
     Tensor output = unscaled ? vae.decode_z(input, options) : vae.decode(input, options);
     if (pixels == "unit") to_unit(output.values());
     return output;
   });
-  if (pixels == "uint8") return nb::cast(to_numpy_bytes(image));
   return nb::cast(to_numpy(std::move(image)));
 }
 
@@ -115,9 +130,8 @@ std::unique_ptr<AutoencoderKL> load(const std::string& name, const std::string& 
 // (channels, factor) of scaled latents and of raw z.
 std::tuple<int64_t, int64_t, int64_t, int64_t> grid(const AutoencoderKL& vae) {
   const AutoencoderKLConfig& config = vae.config();
-  const int64_t patch = config.is_flux2() ? config.patch_size.front() : 1;
   return {config.channels(), config.spatial_factor(), config.latent_channels,
-          config.spatial_factor() / patch};
+          factor_of(config, true)};
 }
 
 // (FLOP, peak bytes) of a job on pictures.
