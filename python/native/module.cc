@@ -100,6 +100,53 @@ std::tuple<FloatArray, FloatArray> moments(const AutoencoderKL& vae, const AnyAr
   return {nchw_array(posterior.mean), nchw_array(posterior.logvar)};
 }
 
+// Memory of a GPU as Python describes it: address, dtype, shape (NHWC) and strides (of n, h, w, c)
+// in elements.
+using DeviceArguments =
+    std::tuple<uintptr_t, std::string, std::vector<int64_t>, std::vector<int64_t>>;
+
+DeviceView to_device_view(const DeviceArguments& arguments) {
+  const auto& [address, dtype, shape, strides] = arguments;
+  static const std::map<std::string, DType> kTypes = {{"float32", DType::kF32},
+                                                      {"float16", DType::kF16},
+                                                      {"bfloat16", DType::kBF16},
+                                                      {"uint8", DType::kU8}};
+  DeviceView view;
+  view.data = reinterpret_cast<void*>(address);
+  view.dtype = kTypes.at(dtype);
+  view.shape = shape;
+  std::copy_n(strides.begin(), view.strides.size(), view.strides.begin());
+  return view;
+}
+
+void decode_on_device(const AutoencoderKL& vae, const DeviceArguments& latents, bool unscaled,
+                      const DeviceArguments& image, uintptr_t stream,
+                      const JobArguments& arguments) {
+  Job(arguments).run([&](const RunOptions& options) {
+    vae.decode_on_device(to_device_view(latents), unscaled, to_device_view(image),
+                         reinterpret_cast<void*>(stream), options);
+    return true;
+  });
+}
+
+void encode_on_device(const AutoencoderKL& vae, const DeviceArguments& image,
+                      const DeviceArguments& moments, uintptr_t stream,
+                      const JobArguments& arguments) {
+  Job(arguments).run([&](const RunOptions& options) {
+    vae.encode_on_device(to_device_view(image), to_device_view(moments),
+                         reinterpret_cast<void*>(stream), options);
+    return true;
+  });
+}
+
+// mean + exp(logvar / 2) * noise, as Posterior::sample.
+FloatArray sample(const AnyArray& mean, const AnyArray& logvar, uint64_t seed) {
+  Posterior posterior;
+  posterior.mean = to_tensor(mean, "NCHW", 1, 0);
+  posterior.logvar = to_tensor(logvar, "NCHW", 1, 0);
+  return nchw_array(posterior.sample(seed));
+}
+
 // Keeps a Python object alive for as long as C++ needs its memory.
 std::shared_ptr<const void> keep(nb::object object) {
   auto kept = std::make_unique<nb::object>(std::move(object));
@@ -172,6 +219,9 @@ void bind_model(nb::module_& m) {
       .def("decode", &decode, "latents"_a, "layout"_a, "unscaled"_a, "pixels"_a, "job"_a)
       .def("encode", &encode, "image"_a, "layout"_a, "scale"_a, "offset"_a, "seed"_a.none(),
            "unscaled"_a, "job"_a)
+      .def("decode_on_device", &decode_on_device, "latents"_a, "unscaled"_a, "image"_a, "stream"_a,
+           "job"_a)
+      .def("encode_on_device", &encode_on_device, "image"_a, "moments"_a, "stream"_a, "job"_a)
       .def("moments", &moments, "image"_a, "layout"_a, "scale"_a, "offset"_a, "job"_a)
       .def(
           "scale",
@@ -217,6 +267,7 @@ NB_MODULE(_native, m) {
   m.attr("version") = CALOTYPE_VERSION;
   bind_model(m);
   m.def("list_models", &models);
+  m.def("sample", &sample, nb::arg("mean"), nb::arg("logvar"), nb::arg("seed"));
   m.def("default_threads", &calotype::default_threads);
   m.def("parse_memory_size", &calotype::parse_memory_size, nb::arg("text"));
 }
