@@ -58,11 +58,15 @@ struct RunOptions {
   int device = 0;   // which GPU
   int threads = 0;  // 0: as many as the machine (or its cgroup and affinity mask) has
   // Peak bytes of the job: weights, activations, workspace, input and output tensors, and
-  // kProgramBytes for the library itself. 0: CALOTYPE_MEMORY, else three quarters of what is free.
+  // kProgramBytes for the library itself; on a GPU, of its memory. 0: CALOTYPE_MEMORY, else three
+  // quarters of what is free.
   int64_t memory = 0;
   std::string scratch;  // folder for what does not fit; empty: $TMPDIR, else /var/tmp
   ProgressCallback progress;
   std::vector<LayerReport>* layers = nullptr;  // filled when given
+  // Told in one sentence, from the thread that called, where Backend::kAuto takes the CPU although
+  // the machine has a GPU: one that cannot be used, or that has too little memory for the job.
+  std::function<void(const std::string&)> notice;
 };
 
 // What a job will take, known before it runs.
@@ -74,7 +78,7 @@ struct Plan {
   int64_t minimum_bytes = 0;       // the smallest RunOptions::memory that works
   int64_t memory_bytes = 0;        // the bound that was planned for
   int64_t spilled_bytes = 0;       // written to the scratch file, in all
-  double seconds = 0;              // expected
+  double seconds = 0;              // expected; 0 where that is not known (some GPUs)
   Shape latents;                   // of the scaled latents, NHWC
   Shape image;                     // NHWC
 };
@@ -145,7 +149,8 @@ class CALOTYPE_API AutoencoderKL {
   void encode_on_device(const DeviceView& image, const DeviceView& moments, void* stream,
                         const RunOptions& options = {}) const;
 
-  // What a job with these options runs on: "CPU", or the GPU's name, its kernels and the precision.
+  // What a job with these options runs on: the GPU's name, its kernels and the precision; "CPU", or
+  // "CPU: " and why Backend::kAuto takes it, where the machine has a GPU.
   std::string backend_name(const RunOptions& options = {}) const;
 
   // Raw z <-> scaled latents, as the family defines them (scaling_factor, shift_factor,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
 
-from . import _native
+from . import _device, _native
 from ._arrays import (
     check_array,
     from_pil,
@@ -34,8 +34,8 @@ Output: TypeAlias = Literal["pil", "np", "pt"]
 class Posterior(NamedTuple):
     """The diagonal Gaussian that the encoder predicts, of raw z: [B, C, H/f, W/f] float32 each."""
 
-    mean: FloatArray
-    logvar: FloatArray  # clamped to [-30, 20]
+    mean: Array
+    logvar: Array  # clamped to [-30, 20]
 
 
 class Plan(NamedTuple):
@@ -295,7 +295,9 @@ class AutoencoderKL:
 
         Args:
             latents: [B, C, h, w], or [C, h, w]: numpy, torch, anything with DLPack on the CPU, of
-                float32, float64, float16 or bfloat16. Scaled, or raw z with `unscaled`.
+                float32, float64, float16 or bfloat16. Scaled, or raw z with `unscaled`. On an NVIDIA
+                GPU (not float64) they are decoded there, on torch's current stream, and "pt" gives a
+                tensor on it without waiting; `progress` is not called then.
             output: "pil": a PIL image, a list of them for a batch of several. "np": float32
                 [B, h*f, w*f, 3] in [0, 1]. "pt": a torch tensor [B, 3, h*f, w*f] in [0, 1], in
                 memory channels last.
@@ -316,6 +318,8 @@ class AutoencoderKL:
             raise InvalidArgumentError(f'output is {output!r}; it is "pil", "np" or "pt"')
         if output == "pil" and not clamp:
             raise InvalidArgumentError('clamp=False needs output="np" or "pt"')
+        if _device.on_cuda(latents):
+            return self._decode_on_device(latents, output, clamp, unscaled, dict(job))
         arguments = job_arguments(**job)
         batch = self._latents(latents, unscaled)
         pixels = "uint8" if output == "pil" else "unit" if clamp else "float"
@@ -342,7 +346,8 @@ class AutoencoderKL:
 
         Args:
             image: a PIL image or several of a size; uint8 [H, W, 3] or [B, H, W, 3]; floats
-                [B, 3, H, W] or [B, H, W, 3] in `value_range`. numpy, torch, anything with DLPack.
+                [B, 3, H, W] or [B, H, W, 3] in `value_range`. numpy, torch, anything with DLPack;
+                on an NVIDIA GPU as in `decode`: torch tensors on it are what comes out.
             layout: "NCHW" or "NHWC"; None: told by the axis that has 3 channels.
             value_range: of floats: (0, 1) as `decode` gives them, (-1, 1) for the network's own.
             sample: draw from the posterior with `seed`, the same on every machine, instead of
@@ -353,6 +358,13 @@ class AutoencoderKL:
         """
         if output not in (None, "np", "pt"):
             raise InvalidArgumentError(f'output is {output!r}; it is "np" or "pt"')
+        if _device.on_cuda(image):
+            mean, logvar = self._moments_on_device(image, layout, value_range, dict(job))
+            if sample:
+                drawn = _native.sample(mean.cpu(), logvar.cpu(), seed)
+                mean = to_torch(drawn).to(mean.device)
+            z = mean if unscaled else _device.scale(self._model, mean)
+            return z.cpu().numpy() if output == "np" else z
         arguments = job_arguments(**job)
         batch, found, scale, offset = self._pictures(image, layout, value_range)
         latents = self._model.encode(
@@ -368,7 +380,10 @@ class AutoencoderKL:
         value_range: tuple[float, float] = (0.0, 1.0),
         **job: Unpack[JobOptions],
     ) -> Posterior:
-        """Mean and logvar of raw z; arguments as in `encode`."""
+        """Mean and logvar of raw z; arguments as in `encode`. Torch tensors where the image is on a
+        GPU."""
+        if _device.on_cuda(image):
+            return Posterior(*self._moments_on_device(image, layout, value_range, dict(job)))
         arguments = job_arguments(**job)
         batch, found, scale, offset = self._pictures(image, layout, value_range)
         return Posterior(*self._model.moments(batch, found, scale, offset, arguments))
@@ -394,9 +409,50 @@ class AutoencoderKL:
         arguments = job_arguments(**options)
         return Plan(*self._model.plan(job, batch, height, width, arguments))
 
+    def _decode_on_device(
+        self, latents: Array, output: Output, clamp: bool, unscaled: bool, job: dict[str, Any]
+    ) -> Image.Image | list[Image.Image] | FloatArray | torch.Tensor:
+        import torch
+
+        tensor = _device.to_cuda_tensor(latents, "latents")
+        arguments = job_arguments(**_device.job_on(tensor, job, "latents"))
+        batch = self._latent_batch(tensor, tuple(tensor.shape), tensor.dtype == torch.uint8, unscaled)
+        dtype = torch.uint8 if output == "pil" else torch.float32
+        image = _device.decode(self._model, batch, unscaled, dtype, arguments)
+        if output == "pil":
+            pictures = to_pil(image.cpu().numpy())
+            return pictures[0] if len(pictures) == 1 else pictures
+        if clamp:
+            image = torch.nan_to_num(image.mul_(0.5).add_(0.5), nan=0.0).clamp_(0, 1)
+        return image.cpu().numpy() if output == "np" else image.permute(0, 3, 1, 2)
+
+    def _moments_on_device(
+        self,
+        image: Array,
+        layout: Layout | None,
+        value_range: tuple[float, float],
+        job: dict[str, Any],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        tensor = _device.to_cuda_tensor(image, "image")
+        arguments = job_arguments(**_device.job_on(tensor, job, "image"))
+        batch, found, scale, offset = self._picture_batch(
+            tensor, tuple(tensor.shape), tensor.dtype == torch.uint8, layout, value_range
+        )
+        both = _device.moments(
+            self._model, batch, found, scale, offset, torch.float32, arguments
+        )
+        mean, logvar = both.chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
     def _latents(self, latents: Array, unscaled: bool) -> Array:
+        return self._latent_batch(*check_array(latents, "latents"), unscaled)
+
+    def _latent_batch(
+        self, value: Array, shape: tuple[int, ...], is_uint8: bool, unscaled: bool
+    ) -> Array:
         channels = self._z_channels if unscaled else self._channels
-        value, shape, is_uint8 = check_array(latents, "latents")
         if is_uint8:
             raise InvalidArgumentError("the latents have the dtype uint8; they are floats")
         value, shape = with_batch(value, shape, "latents")
@@ -414,7 +470,6 @@ class AutoencoderKL:
         value_range: tuple[float, float],
     ) -> tuple[Array, Layout, float, float]:
         """The batch, its layout, and the scale and offset that bring it to [-1, 1]."""
-        channels = int(self._config["in_channels"])
         if layout not in (None, "NCHW", "NHWC"):
             raise InvalidArgumentError(f'layout is {layout!r}; it is "NCHW" or "NHWC"')
         pictures: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
@@ -424,7 +479,17 @@ class AutoencoderKL:
             if len({one.size for one in pictures}) > 1:
                 raise InvalidArgumentError("the pictures of a batch are not all of one size")
             return np.concatenate([from_pil(one) for one in pictures]), "NHWC", 2 / 255, -1.0
-        value, shape, is_uint8 = check_array(image, "image")
+        return self._picture_batch(*check_array(image, "image"), layout, value_range)
+
+    def _picture_batch(
+        self,
+        value: Array,
+        shape: tuple[int, ...],
+        is_uint8: bool,
+        layout: Layout | None,
+        value_range: tuple[float, float],
+    ) -> tuple[Array, Layout, float, float]:
+        channels = int(self._config["in_channels"])
         value, shape = with_batch(value, shape, "image")
         found = layout or layout_of(shape, channels, is_uint8, "image")
         if shape[1 if found == "NCHW" else 3] != channels:

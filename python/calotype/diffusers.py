@@ -7,8 +7,9 @@
     pipe.vae = calotype.diffusers.AutoencoderKL.from_pretrained("Tongyi-MAI/Z-Image", subfolder="vae")
 
 As diffusers' classes, these take and give *raw* latents: pipelines scale and shift by themselves.
-The work is done on the CPU in float32 whatever the device and dtype of the tensors that come in, and
-what comes out is of their device and dtype.
+What comes out is of the device and dtype of the tensors that come in. Those on an NVIDIA GPU stay
+there, in bf16 unless `precision` says otherwise, without a wait; all others are computed on the CPU in
+float32. Where the GPU backend cannot be used, or backend is "cpu", the CPU computes those too.
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import nn
 
+from . import _device
 from ._arrays import to_torch
 from ._autoencoder import AutoencoderKL as NativeAutoencoderKL
 from ._autoencoder import JobOptions, job_arguments
-from ._errors import InvalidArgumentError, UnsupportedError
+from ._errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from . import _native
 
     Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -175,10 +184,7 @@ class _Autoencoder(nn.Module):
             raise InvalidArgumentError(
                 f"the picture is {x.shape[3]}x{x.shape[2]}; its sides must be multiples of {factor}"
             )
-        moments = [
-            torch.cat([to_torch(part) for part in self._moments(batch)], dim=1)
-            for batch in self._slices(x)
-        ]
+        moments = [self._moments(batch) for batch in self._slices(x)]
         whole = torch.cat(moments) if len(moments) > 1 else moments[0]
         posterior = DiagonalGaussianDistribution(whole.to(x.device, x.dtype))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
@@ -212,16 +218,45 @@ class _Autoencoder(nn.Module):
         return decoded
 
     def _slices(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        held = batch.detach().to("cpu")
-        return torch.split(held, 1) if self.use_slicing else (held,)
+        return torch.split(batch.detach(), 1) if self.use_slicing else (batch.detach(),)
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:
-        arguments = job_arguments(**self.job)
-        image = self.native._model.decode(z, "NCHW", True, "float", arguments)
-        return to_torch(image).permute(0, 3, 1, 2)
+        """Pictures of one device and dtype with z, or float32 on the CPU."""
+        model = self.native._model
+        image = self._on_device(z, lambda a: _device.decode(model, z, True, z.dtype, a))
+        if image is None:
+            found = model.decode(z.to("cpu"), "NCHW", True, "float", job_arguments(**self.job))
+            image = to_torch(found)
+        return image.permute(0, 3, 1, 2)
 
-    def _moments(self, x: torch.Tensor) -> tuple[Any, Any]:
-        return self.native._model.moments(x, "NCHW", 1.0, 0.0, job_arguments(**self.job))
+    def _moments(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean and logvar, one after the other; as `_decode`."""
+        model = self.native._model
+        moments = self._on_device(
+            x, lambda a: _device.moments(model, x, "NCHW", 1.0, 0.0, x.dtype, a)
+        )
+        if moments is not None:
+            return moments
+        parts = model.moments(x.to("cpu"), "NCHW", 1.0, 0.0, job_arguments(**self.job))
+        return torch.cat([to_torch(part) for part in parts], dim=1)
+
+    def _on_device(
+        self, x: torch.Tensor, work: Callable[[_native.JobArguments], torch.Tensor]
+    ) -> torch.Tensor | None:
+        """`work` on the GPU that x is on; None where the CPU is to do it."""
+        job = dict(self.job)
+        backend = job.get("backend", "auto")
+        known = (torch.float32, torch.float16, torch.bfloat16)
+        if backend not in ("auto", "cuda") or not _device.on_cuda(x) or x.dtype not in known:
+            return None
+        job.pop("device", None)  # it runs where x is
+        try:
+            return work(job_arguments(**_device.job_on(x, job, "tensor")))
+        except (NotFoundError, OutOfMemoryError, UnsupportedError) as error:
+            if backend == "cuda":
+                raise
+            warnings.warn(f"the CPU computes what is on {x.device}: {error}", stacklevel=4)
+            return None
 
     def _check(self, x: torch.Tensor, what: str, channels: int) -> None:
         if x.requires_grad and torch.is_grad_enabled():

@@ -4,10 +4,10 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "calotype/error.h"
-#include "calotype/image.h"
 
 namespace calotype::python {
 namespace {
@@ -172,12 +172,11 @@ FloatArray to_numpy(Tensor tensor) {
   return FloatArray(data, 4, sides, owner);
 }
 
-ByteArray to_numpy_bytes(const Tensor& tensor) {
-  auto kept = std::make_unique<std::vector<uint8_t>>(static_cast<size_t>(tensor.size()));
-  to_uint8(tensor.values(), *kept);
+ByteArray to_numpy(std::vector<uint8_t> bytes, const Shape& shape) {
+  auto kept = std::make_unique<std::vector<uint8_t>>(std::move(bytes));
   uint8_t* data = kept->data();
   size_t sides[4];
-  for (size_t i = 0; i < 4; i++) sides[i] = static_cast<size_t>(tensor.dim(i));
+  for (size_t i = 0; i < 4; i++) sides[i] = static_cast<size_t>(shape[i]);
   const nb::capsule owner(kept.get(), [](void* p) noexcept {
     std::unique_ptr<std::vector<uint8_t>>(static_cast<std::vector<uint8_t>*>(p));
   });

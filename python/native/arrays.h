@@ -4,7 +4,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "calotype/tensor.h"
 
@@ -25,6 +27,6 @@ TensorView to_view(const AnyArray& array, const std::string& name);
 
 // numpy arrays that own the tensor's memory: no copy.
 FloatArray to_numpy(Tensor tensor);
-ByteArray to_numpy_bytes(const Tensor& tensor);  // round(255 clamp(y / 2 + 0.5))
+ByteArray to_numpy(std::vector<uint8_t> bytes, const Shape& shape);
 
 }  // namespace calotype::python

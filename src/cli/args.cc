@@ -105,20 +105,25 @@ RunOptions RunArgs::options() const {
   options.device = static_cast<int>(device);
   if (!memory.empty()) options.memory = parse_memory_size(memory);
   options.scratch = scratch;
+  options.notice = print_note;
   check_environment();
   return options;
 }
 
 Machine machine_of(const AutoencoderKL& model, const RunArgs& args) {
   const std::string name = model.backend_name(args.options());
-  if (name == "reference") return {"reference", "f64", "reference, f64"};
+  if (name == "reference") return {"reference", "f64", "reference, f64", ""};
   const std::string precision = args.precision.empty() ? "f32" : args.precision;
-  if (name == "CPU" && precision == "f16") {
+  if (!name.starts_with("CPU")) {
+    return {"cuda", args.precision.empty() ? "bf16" : args.precision, name, ""};
+  }
+  if (precision == "f16") {
     throw Error(ErrorCode::kInvalidArgument,
                 "--precision f16 is for GPUs, and this job would run on the CPU; use f32 or fast");
   }
-  if (name == "CPU") return {"cpu", precision, "CPU, " + precision};
-  return {"cuda", args.precision.empty() ? "bf16" : args.precision, name};
+  const size_t colon = name.find(": ");
+  return {"cpu", precision, "CPU, " + precision,
+          colon == std::string::npos ? "" : name.substr(colon + 2)};
 }
 
 std::string latent_space_of(const AutoencoderKL& model) {

@@ -47,6 +47,7 @@ struct Machine {
   std::string backend;    // "cpu", "cuda" or "reference"
   std::string precision;  // "f32", …; of a GPU as its name says
   std::string name;       // "CPU, f32", "NVIDIA H100 80GB HBM3 (sm_90a kernels, bf16)"
+  std::string reason;     // why it is the CPU, where there is a GPU that nobody refused
 };
 Machine machine_of(const AutoencoderKL& model, const RunArgs& args);
 

@@ -76,7 +76,7 @@ Json plan_json(const std::optional<Plan>& plan) {
           {"minimum_bytes", plan->minimum_bytes},
           {"memory_bytes", plan->memory_bytes},
           {"spilled_bytes", plan->spilled_bytes},
-          {"expected_s", plan->seconds}};
+          {"expected_s", plan->seconds > 0 ? Json(plan->seconds) : Json()}};
 }
 
 // Numbers where a size is given; else "B", "H/8", "W/8".
@@ -133,7 +133,8 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
                {"size", size},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"machine", machine.name}};
+               {"machine", machine.name},
+               {"backend_reason", machine.reason.empty() ? Json() : Json(machine.reason)}};
   // The plan of decoding, or of what else the model can do, stands at the top as well.
   const Json headline = plan_json(plans.decode ? plans.decode : plans.encode);
   for (const char* key : {"flop", "planned_peak_bytes", "minimum_bytes", "spilled_bytes"}) {
@@ -158,8 +159,8 @@ void print_plan(const Report& report, const std::string& job, const Size& size,
     return bytes > 0 ? ", " + format_bytes(bytes) + " spilled" : std::string();
   };
   print_row(report, job,
-            format_size(size.width, size.height) + ": " + format_flop(plan->flop) + ", about " +
-                format_seconds(plan->seconds));
+            format_size(size.width, size.height) + ": " + format_flop(plan->flop) +
+                (plan->seconds > 0 ? ", about " + format_seconds(plan->seconds) : ""));
   print_row(report, "",
             "peak memory " + format_bytes(plan->planned_peak_bytes) + " planned" +
                 again(plan->flop_again) + spilled(plan->spilled_bytes));
@@ -192,6 +193,7 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
     print_row(report, "latent space", "unknown: bn.* are missing, so that only raw z can be used");
   }
   print_row(report, "machine", text("machine"));
+  if (!info["backend_reason"].is_null()) print_row(report, "", text("backend_reason"));
   if (args.size) {
     print_plan(report, "decode", *args.size, plans.decode);
     print_plan(report, "encode", *args.size, plans.encode);
@@ -204,10 +206,11 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
 
 int run(const InfoArgs& args) {
   const Report report(args.report.quiet, args.report.json);
-  const RunOptions options = args.run.options();
+  RunOptions options = args.run.options();
   const AutoencoderKL model =
       args.model.only_family() ? weightless_model(args.model.family) : args.model.load();
   const Machine machine = machine_of(model, args.run);
+  if (!machine.reason.empty()) options.notice = nullptr;  // said in the report
   const Plans plans = args.size ? plans_for(model, *args.size, options) : Plans();
   const Json info = document(model, args, plans, machine);
   print(report, info, args, plans);

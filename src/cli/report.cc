@@ -6,6 +6,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <iostream>
+#include <set>
 
 namespace calotype::cli {
 
@@ -19,6 +20,11 @@ std::string printable(std::string text) {
 void print_error(const std::string& sentence) {
   std::cout.flush();
   std::cerr << "calotype: " << printable(sentence) << std::endl;
+}
+
+void print_note(const std::string& sentence) {
+  static std::set<std::string> told;
+  if (told.insert(sentence).second) print_error("note: " + sentence);
 }
 
 int exit_code(const Error& error) {

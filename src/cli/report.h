@@ -22,6 +22,9 @@ std::string printable(std::string text);
 // "calotype: SENTENCE" on standard error: one line, whatever the sentence holds.
 void print_error(const std::string& sentence);
 
+// "calotype: note: SENTENCE" on standard error, each sentence once.
+void print_note(const std::string& sentence);
+
 constexpr int kFailed = 1, kWrongUsage = 2, kInterrupted = 130;
 int exit_code(const Error& error);
 

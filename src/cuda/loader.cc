@@ -120,6 +120,12 @@ DeviceBackend* cuda_backend_or_null(std::string* reason) {
   return opened().backend.get();
 }
 
+bool sees_nvidia_gpu() {
+  std::error_code error;
+  return std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", error) !=
+         std::filesystem::directory_iterator();
+}
+
 DeviceBackend& cuda_backend() {
   std::string reason;
   DeviceBackend* backend = cuda_backend_or_null(&reason);

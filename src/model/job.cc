@@ -28,6 +28,12 @@ std::unique_ptr<Ops> make_ops(const RunOptions& options) {
 
 }  // namespace
 
+int64_t memory_asked_for(const RunOptions& options) {
+  if (options.memory > 0) return options.memory;
+  const char* wanted = std::getenv("CALOTYPE_MEMORY");
+  return wanted != nullptr && *wanted != '\0' ? parse_memory_size(wanted) : 0;
+}
+
 Job::Job(const Graph& graph, const Model& model, int64_t batch, const RunOptions& options)
     : graph_(lower(graph)),
       network_(graph),
@@ -55,10 +61,8 @@ int64_t Job::base_bytes() const {
 }
 
 int64_t Job::budget() const {
-  if (options_.memory > 0) return options_.memory;
-  const char* wanted = std::getenv("CALOTYPE_MEMORY");
-  if (wanted != nullptr && *wanted != '\0') return parse_memory_size(wanted);
-  return available_memory() / 4 * 3;
+  const int64_t wanted = memory_asked_for(options_);
+  return wanted > 0 ? wanted : available_memory() / 4 * 3;
 }
 
 PlanOptions Job::plan_options(int64_t budget) const {

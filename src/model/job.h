@@ -11,6 +11,9 @@
 
 namespace calotype {
 
+// RunOptions::memory, else CALOTYPE_MEMORY, else 0.
+int64_t memory_asked_for(const RunOptions& options);
+
 class Job {
  public:
   // `graph` as the network says it, of one picture's size.
