@@ -53,7 +53,8 @@ CALOTYPE_API std::vector<std::byte> encode_image(const Tensor& image, ImageForma
 CALOTYPE_API void to_uint8(std::span<const float> image, std::span<uint8_t> out);
 CALOTYPE_API void from_uint8(std::span<const uint8_t> bytes, std::span<float> image);
 
-// Lanczos (a = 3), antialiased, the window cut at the edges: as Pillow does. [B, H, W, C].
+// Lanczos (a = 3), antialiased, the window cut at the edges: as Pillow does. [B, H, W, C]. Values
+// stay in [-1, 1], or where a picture has others, in its own range.
 CALOTYPE_API Tensor resize(const Tensor& image, int64_t height, int64_t width);
 
 // Of the 8-bit pictures (both clamped and rounded first). Infinity where they are equal.
