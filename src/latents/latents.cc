@@ -10,6 +10,7 @@
 #include "core/cat.h"
 #include "core/checked.h"
 #include "core/file.h"
+#include "core/narrowing.h"
 #include "latents/npy.h"
 #include "latents/packed.h"
 #include "weights/safetensors.h"
@@ -352,6 +353,7 @@ void write_latents(const LatentFile& file, const std::string& path,
   check_writable(file, path, config, format, options);
   const bool nchw = options.layout == LatentLayout::kNchw;
   const Tensor stored = nchw ? nhwc_to_nchw(file.latents) : file.latents.clone();
+  check_narrowing(stored.values(), options.dtype, cat(path, ": cannot be written: a latent"));
   if (format == LatentFormat::kNpy) {
     write_file(path, npy_bytes(stored.values(), stored.shape(), options.dtype));
     return;
