@@ -54,12 +54,7 @@ int64_t Job::base_bytes() const {
   return bytes;
 }
 
-int64_t Job::budget() const {
-  if (options_.memory > 0) return options_.memory;
-  const char* wanted = std::getenv("CALOTYPE_MEMORY");
-  if (wanted != nullptr && *wanted != '\0') return parse_memory_size(wanted);
-  return available_memory() / 4 * 3;
-}
+int64_t Job::budget() const { return memory_budget(options_.memory); }
 
 PlanOptions Job::plan_options(int64_t budget) const {
   const std::string folder = scratch_folder(options_.scratch);
@@ -157,6 +152,13 @@ Tensor Job::run_groups(const Tensor& input, int64_t group) {
     std::transform(wide_y.begin(), wide_y.end(), y, [](double v) { return static_cast<float>(v); });
   }
   return output;
+}
+
+int64_t memory_budget(int64_t memory) {
+  if (memory > 0) return memory;
+  const char* wanted = std::getenv("CALOTYPE_MEMORY");
+  if (wanted != nullptr && *wanted != '\0') return parse_memory_size(wanted);
+  return available_memory() / 4 * 3;
 }
 
 int64_t parse_memory_size(const std::string& text) {
