@@ -135,11 +135,11 @@ std::vector<std::byte> read_file(const std::string& path, size_t limit, const Ch
     }
     bytes.reserve(static_cast<size_t>(info.st_size) + 1);
   }
-  constexpr size_t kChunk = size_t{1} << 20;
+  constexpr size_t kChunk = size_t{1} << 16;  // what a pipe gives at most
   bool checked = !check;
   for (;;) {
     const size_t have = bytes.size();
-    bytes.resize(have + std::max(kChunk, bytes.capacity() - have));
+    bytes.resize(have + kChunk);
     const ssize_t got = ::read(file.get(), bytes.data() + have, bytes.size() - have);
     if (got < 0 && errno != EINTR) fail(ErrorCode::kIo, name, ": cannot be read: ", reason());
     bytes.resize(have + static_cast<size_t>(std::max<ssize_t>(got, 0)));
