@@ -36,7 +36,9 @@ step_sanitize() {
   configure build-asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCALOTYPE_SANITIZE=address,undefined
   cmake --build build-asan
   # An allocation that is too large must fail as it does without the sanitizer.
-  ASAN_OPTIONS=allocator_may_return_null=1 ctest --test-dir build-asan --output-on-failure -j "$jobs"
+  local -x ASAN_OPTIONS=allocator_may_return_null=1
+  ctest --test-dir build-asan --output-on-failure -j "$jobs"
+  "$(scripts/python-env.sh)" -m pytest -q -x tests/cli --calotype build-asan/calotype
 }
 
 step_threads() {

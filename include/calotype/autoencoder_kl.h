@@ -191,6 +191,9 @@ constexpr int64_t kProgramBytes = int64_t{28} << 20;
 // "1.3G", "700M", "65536": bytes, by powers of 1024. Throws Error(kInvalidArgument).
 CALOTYPE_API int64_t parse_memory_size(const std::string& text);
 
+// The bytes that RunOptions::memory stands for: itself, or where it is 0, what is said there.
+CALOTYPE_API int64_t memory_budget(int64_t memory);
+
 // Repeats the last row and column until both sides are multiples of `factor`. [B, H, W, C].
 CALOTYPE_API Tensor pad_to_factor(const Tensor& image, int64_t factor);
 // The top left H x W of each picture.

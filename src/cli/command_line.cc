@@ -99,6 +99,13 @@ void CommandLine::text(const std::string& names, std::string& value, const std::
   finish(app_->add_option(names, value, description), type)->check(validator(check));
 }
 
+void CommandLine::output(const std::string& names, std::string& value,
+                         const std::string& description) {
+  text(
+      names, value, "OUT", description, [](const std::string& given) { return !given.empty(); },
+      "the name of a file or folder");
+}
+
 void CommandLine::choice(const std::string& names, std::string& value,
                          const std::vector<std::string>& words, const std::string& description) {
   const auto check = [words](std::string& given) {

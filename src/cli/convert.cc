@@ -102,7 +102,8 @@ int run(const ConvertArgs& args) {
   if (!args.dtype.empty()) options.dtype = weight_dtypes().at(args.dtype);
   const Stopwatch watch;
   {
-    ProgressMeter meter("convert " + args.model.name() + " to " + target, args.report.quiet);
+    ProgressMeter meter("convert " + args.model.name() + " to " + target,
+                        args.report.no_progress());
     options.progress = [&meter](double fraction) {
       meter.update(fraction);
       return !interrupted();

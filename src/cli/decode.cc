@@ -1,6 +1,4 @@
 // calotype decode: latents to pictures.
-#include <algorithm>
-
 #include "calotype/latents.h"
 #include "cli/args.h"
 #include "cli/batch.h"
@@ -113,23 +111,44 @@ void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const s
   }
 }
 
+// A file of latents, and what will become of it.
+struct Decoding {
+  LatentFile file;
+  bool raw = false;
+  Size size;
+  std::vector<std::string> paths;
+};
+
 class DecodeJob {
  public:
   DecodeJob(const DecodeArgs& args, const AutoencoderKL& model, const Report& report,
-            const std::vector<std::string>& outputs, ImageFormat format, const Machine& machine)
+            OutputPlan& plan, const std::vector<std::string>& outputs, ImageFormat format,
+            const Machine& machine)
       : args_(args),
         model_(model),
         report_(report),
+        plan_(plan),
         outputs_(outputs),
         format_(format),
         machine_(machine) {}
 
-  Json operator()(size_t i, const LatentFile& file) const {
+  // Reads input `i` and refuses what cannot be written in the end.
+  Decoding prepare(size_t i) const {
     const std::string& input = args_.latents[i];
-    const bool raw = args_.unscaled || file.unscaled || file.moments;
-    const Size size =
-        picture_size(args_, model_.config(), file, decoded_size(model_.config(), file, raw), input);
-    const std::vector<std::string> paths = paths_for(i, file.latents.dim(0));
+    Decoding job;
+    job.file = read_file(args_, model_, input);
+    job.raw = args_.unscaled || job.file.unscaled || job.file.moments;
+    job.size = picture_size(args_, model_.config(), job.file,
+                            decoded_size(model_.config(), job.file, job.raw), input);
+    job.paths = paths_for(i, job.file.latents.dim(0));
+    check_image_size(display_name(job.paths.front(), false), format_, job.size.height,
+                     job.size.width);
+    return job;
+  }
+
+  Json operator()(size_t i, const Decoding& job) const {
+    const auto& [file, raw, size, paths] = job;
+    const std::string& input = args_.latents[i];
     const Stopwatch watch;
     write_pictures(i, file, size, raw, paths);
     const double seconds = watch.seconds();
@@ -151,14 +170,12 @@ class DecodeJob {
                   display_name(args_.latents[i], true) + ": holds " + std::to_string(count) +
                       " pictures, and standard output takes one; say --format npy, or name a file");
     }
-    std::vector<std::string> paths = numbered_outputs(outputs_[i], count);
-    if (!args_.output.force) std::ranges::for_each(paths, refuse_existing);
-    return paths;
+    return plan_.add_numbered(i, outputs_[i], count);
   }
 
   void write_pictures(size_t i, const LatentFile& file, const Size& size, bool raw,
                       const std::vector<std::string>& paths) const {
-    ProgressMeter meter(job_label("decode", args_.latents, i), args_.report.quiet);
+    ProgressMeter meter(job_label("decode", args_.latents, i), args_.report.no_progress());
     const bool together = paths.size() == 1;
     const int64_t count = file.latents.dim(0);
     Tensor all;
@@ -176,6 +193,7 @@ class DecodeJob {
   const DecodeArgs& args_;
   const AutoencoderKL& model_;
   const Report& report_;
+  OutputPlan& plan_;
   const std::vector<std::string>& outputs_;
   ImageFormat format_;
   const Machine& machine_;
@@ -184,22 +202,24 @@ class DecodeJob {
 int run(const DecodeArgs& args) {
   const bool folder = names_folder(args.output.output);
   const ImageFormat format = args.picture.format_of(folder ? "" : args.output.output);
-  const auto outputs =
-      plan_outputs(args.latents, args.output.output, suffix_of(args.picture), args.output.force);
+  args.picture.check({format});
+  OutputPlan plan(args.latents, args.model.model, args.output.force);
+  const auto outputs = plan.add(args.output.output, suffix_of(args.picture));
   const Report report(args.report.quiet, args.report.json, args.output.output == "-");
   args.run.options();  // refuses what makes no sense before the model is read
   const AutoencoderKL model = args.model.load();
   const Machine machine = machine_of(model, args.run);
   Json results;
-  const auto read = [&](const std::string& path) { return read_file(args, model, path); };
+  const DecodeJob job(args, model, report, plan, outputs, format, machine);
   const int code = for_each_input(
-      args.latents, read, DecodeJob(args, model, report, outputs, format, machine), results);
+      args.latents, [&](size_t i) { return job.prepare(i); }, job, results);
   report.json({{"command", "decode"},
                {"model", args.model.name()},
                {"backend", machine.backend},
                {"precision", machine.precision},
                {"latent_space", text_or_null(latent_space_of(model))},
-               {"results", results}});
+               {"results", results}},
+              code);
   return code;
 }
 

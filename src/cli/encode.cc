@@ -25,8 +25,8 @@ struct EncodeArgs {
 
   LatentFormat latent_format() const {
     if (!format.empty()) return latent_format_of("name." + format);
-    const bool suffix_says = output.output != "-" && !names_folder(output.output);
-    return suffix_says ? latent_format_of(output.output) : LatentFormat::kSafetensors;
+    if (output.output == "-" || names_folder(output.output)) return LatentFormat::kSafetensors;
+    return as_usage([this] { return latent_format_of(output.output); });
   }
 };
 
@@ -86,21 +86,23 @@ int run(const EncodeArgs& args) {
   const LatentFormat format = args.latent_format();
   check_format(args, format);
   const std::string suffix = args.format.empty() ? ".safetensors" : "." + args.format;
-  const auto outputs = plan_outputs(args.pictures, args.output.output, suffix, args.output.force);
+  OutputPlan plan(args.pictures, args.model.model, args.output.force);
+  const auto outputs = plan.add(args.output.output, suffix);
   const Report report(args.report.quiet, args.report.json, args.output.output == "-");
-  args.run.options();  // refuses what makes no sense before the model is read
+  // Refuses what makes no sense before the model is read.
+  const int64_t memory = memory_budget(args.run.options().memory);
   const AutoencoderKL model = args.model.load();
   const Machine machine = machine_of(model, args.run);
   const WriteLatentsOptions write_options = {
       .dtype = weight_dtypes().at(args.dtype),
       .layout = args.layout == "nhwc" ? LatentLayout::kNhwc : LatentLayout::kNchw,
       .format = format};
-  const auto read = [&](const std::string& path) { return args.picture.read(path); };
+  const auto read = [&](size_t i) { return args.picture.read(args.pictures[i], memory); };
   const auto job = [&](size_t i, const Tensor& image) {
     const Stopwatch watch;
     LatentFile file;
     {
-      ProgressMeter meter(job_label("encode", args.pictures, i), args.report.quiet);
+      ProgressMeter meter(job_label("encode", args.pictures, i), args.report.no_progress());
       file = interruptible(
           [&] { return encode_file(model, args, format, args.pictures[i], image, meter); });
     }
@@ -131,7 +133,8 @@ int run(const EncodeArgs& args) {
                {"latent_space", text_or_null(latent_space_of(model))},
                {"dtype", dtype_name(write_options.dtype)},
                {"layout", args.layout},
-               {"results", results}});
+               {"results", results}},
+              code);
   return code;
 }
 

@@ -43,8 +43,8 @@ void Report::line(const std::string& text) const {
   (stdout_taken_ ? std::cerr : std::cout) << printable(text) << std::endl;
 }
 
-void Report::json(const Json& document) const {
-  if (!json_) return;
+void Report::json(const Json& document, int exit_code) const {
+  if (!json_ || (stdout_taken_ && exit_code != 0)) return;
   // Paths need not be UTF-8; JSON must be.
   (stdout_taken_ ? std::cerr : std::cout)
       << document.dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;

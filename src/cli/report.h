@@ -26,6 +26,10 @@ void print_error(const std::string& sentence);
 void print_note(const std::string& sentence);
 
 constexpr int kFailed = 1, kWrongUsage = 2, kInterrupted = 130;
+// What there is to say where an allocation failed.
+constexpr const char* kOutOfMemory =
+    "there is not enough memory for this job; say a smaller --memory, take a smaller picture, or "
+    "raise the limit (ulimit -v)";
 int exit_code(const Error& error);
 
 class Report {
@@ -38,8 +42,9 @@ class Report {
   bool wants_json() const { return json_; }
   // For people: nothing with --quiet or --json.
   void line(const std::string& text) const;
-  // For programs: nothing without --json.
-  void json(const Json& document) const;
+  // For programs: nothing without --json. On standard error, where an error came before it, nothing
+  // either: what stands there is JSON or a sentence.
+  void json(const Json& document, int exit_code = 0) const;
 
  private:
   bool quiet_, json_, stdout_taken_;

@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "core/cat.h"
+#include "core/no_memory.h"
 
 namespace calotype::cpu {
 
@@ -28,9 +28,7 @@ class Buffer {
       capacity_ = 0;
       const auto bytes = static_cast<size_t>(round_up(count * 4, count * 4 >= kHuge ? kHuge : 64));
       void* p = std::aligned_alloc(bytes >= kHuge ? static_cast<size_t>(kHuge) : 64, bytes);
-      if (p == nullptr) {
-        fail(ErrorCode::kOutOfMemory, "there is no memory for a workspace of ", bytes, " bytes");
-      }
+      if (p == nullptr) fail_no_memory("a workspace of ", bytes, " bytes");
 #ifdef __linux__
       if (bytes >= kHuge) (void)madvise(p, bytes, MADV_HUGEPAGE);  // fewer TLB misses
 #endif

@@ -10,6 +10,8 @@
 #include "core/cat.h"
 #include "core/checked.h"
 #include "core/file.h"
+#include "core/magic.h"
+#include "core/narrowing.h"
 #include "latents/npy.h"
 #include "latents/packed.h"
 #include "weights/safetensors.h"
@@ -76,8 +78,24 @@ Found found_in_safetensors(std::span<const std::byte> bytes, const std::string& 
   return found;
 }
 
+void check_no_picture(std::span<const std::byte> first, const std::string& file) {
+  if (first.empty()) fail(ErrorCode::kInvalidData, file, ": is empty");
+  if (looks_like_npy(first) || looks_like_safetensors(first)) return;
+  const FileKind kind = kind_of(first);
+  if (kind == FileKind::kUnknown) return;
+  fail(ErrorCode::kInvalidData, file, ": is ", kind_name(kind), "; latents are expected");
+}
+
+// Of a pipe, which may have no end.
+void check_stream(std::span<const std::byte> first, const std::string& file) {
+  check_no_picture(first, file);
+  if (looks_like_npy(first) || looks_like_safetensors(first)) return;
+  fail(ErrorCode::kInvalidData, file, ": begins neither as an npy nor as a safetensors file does; ",
+       "latents are expected");
+}
+
 Found found_in(std::span<const std::byte> bytes, const std::string& file) {
-  if (bytes.empty()) fail(ErrorCode::kInvalidData, file, ": is empty");
+  check_no_picture(bytes, file);
   if (looks_like_npy(bytes)) {
     NpyArray array = parse_npy(bytes, file);
     return {array.view, "the array", false, 1, {}, std::move(array.storage)};
@@ -341,7 +359,10 @@ LatentFile read_latents(const std::string& path, const AutoencoderKLConfig& conf
   if (path != "-" && std::filesystem::is_regular_file(path, ignored)) {
     return decode_latents(MappedFile::open(path)->bytes(), file, config, options);
   }
-  return decode_latents(read_file(path), file, config, options);
+  const auto bytes =
+      read_file(path, static_cast<size_t>(kLongestStream),
+                [&](std::span<const std::byte> first) { check_stream(first, file); });
+  return decode_latents(bytes, file, config, options);
 }
 
 void write_latents(const LatentFile& file, const std::string& path,
@@ -352,6 +373,7 @@ void write_latents(const LatentFile& file, const std::string& path,
   check_writable(file, path, config, format, options);
   const bool nchw = options.layout == LatentLayout::kNchw;
   const Tensor stored = nchw ? nhwc_to_nchw(file.latents) : file.latents.clone();
+  check_narrowing(stored.values(), options.dtype, cat(path, ": cannot be written: a latent"));
   if (format == LatentFormat::kNpy) {
     write_file(path, npy_bytes(stored.values(), stored.shape(), options.dtype));
     return;

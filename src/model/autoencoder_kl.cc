@@ -255,7 +255,7 @@ void AutoencoderKL::decode_on_device(const DeviceView& latents, bool raw, const 
   call.output = array_of(image, true, "picture");
   call.map = &map;
   call.stream = stream;
-  call.memory = memory_asked_for(options);
+  call.memory = memory_asked_for(options.memory);
   call.layers = options.layers;
   impl_->sessions.open(on_gpu(options), config())->run(call);
 }
@@ -274,7 +274,7 @@ void AutoencoderKL::encode_on_device(const DeviceView& image, const DeviceView& 
   call.input = array_of(image, true, "picture");
   call.output = array_of(moments, false, "moments");
   call.stream = stream;
-  call.memory = memory_asked_for(options);
+  call.memory = memory_asked_for(options.memory);
   call.layers = options.layers;
   impl_->sessions.open(on_gpu(options), config())->run(call);
 }

@@ -53,7 +53,7 @@ void run_on_device(DeviceSession& session, const Graph& graph, const Tensor& inp
   call.input.data = const_cast<float*>(input.data());  // only read
   call.output.data = output;
   call.output.dtype = dtype;
-  call.memory = memory_asked_for(options);
+  call.memory = memory_asked_for(options.memory);
   call.progress = &options.progress;
   call.layers = options.layers;
   session.run(call);
@@ -65,7 +65,7 @@ Plan plan_on_device(DeviceSession& session, const Graph& graph, int64_t batch,
   for (const Node& node : graph.nodes()) {
     plan.flop += static_cast<double>(batch) * flop_of(graph, node);
   }
-  const DevicePlan found = session.plan(graph, batch, memory_asked_for(options));
+  const DevicePlan found = session.plan(graph, batch, memory_asked_for(options.memory));
   plan.flop_executed = found.flop_executed;
   plan.planned_peak_bytes = found.peak_bytes;
   plan.minimum_bytes = found.minimum_bytes;

@@ -12,7 +12,7 @@
 namespace calotype {
 
 // RunOptions::memory, else CALOTYPE_MEMORY, else 0.
-int64_t memory_asked_for(const RunOptions& options);
+int64_t memory_asked_for(int64_t memory);
 
 class Job {
  public:

@@ -8,6 +8,7 @@
 
 #include "core/cat.h"
 #include "core/checked.h"
+#include "core/no_memory.h"
 
 namespace calotype {
 namespace {
@@ -53,9 +54,7 @@ AddressRange::AddressRange(int64_t bytes, int64_t chunk_bytes)
   // Addresses cost nothing: memory comes with the first touch.
   void* base = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
-    fail(ErrorCode::kOutOfMemory, "there are no addresses for an activation of ", bytes, " bytes");
-  }
+  if (base == MAP_FAILED) fail_no_memory("the addresses of an activation of ", bytes, " bytes");
   base_ = static_cast<std::byte*>(base);
   const auto address = reinterpret_cast<uintptr_t>(base_);
   data_ = base_ + (kHugePage - static_cast<int64_t>(address % kHugePage)) % kHugePage;

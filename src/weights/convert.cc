@@ -6,6 +6,7 @@
 #include "calotype/model_source.h"
 #include "core/cat.h"
 #include "core/file.h"
+#include "core/narrowing.h"
 #include "weights/gguf.h"
 #include "weights/names.h"
 #include "weights/ollama.h"
@@ -48,13 +49,15 @@ DType target_dtype(const std::string& name, const TensorView& view, const Conver
   return dtype;
 }
 
-void write_converted(const TensorView& view, DType dtype, const ByteSink& sink) {
+void write_converted(const std::string& name, const TensorView& view, DType dtype,
+                     const ByteSink& sink) {
   std::vector<float> values;
   std::vector<std::byte> bytes;
   const int64_t count = view.size();
   for (int64_t first = 0; first < count; first += kPiece) {
     values.resize(static_cast<size_t>(std::min(kPiece, count - first)));
     copy_elements(view, first, values);
+    check_narrowing(values, dtype, cat("the tensor \"", name, "\""));
     bytes.resize(static_cast<size_t>(byte_count(dtype, {static_cast<int64_t>(values.size())})));
     convert_elements(values, dtype, bytes.data());
     sink(bytes);
@@ -93,11 +96,11 @@ std::vector<SafetensorsEntry> entries_of(const Model& model, const ConvertOption
     entry.name = options.original_keys ? original_name(name, levels, flux2) : name;
     entry.dtype = target_dtype(name, view, options);
     entry.shape = target_shape(name, view, options);
-    entry.write = [view = view, dtype = entry.dtype](const ByteSink& sink) {
+    entry.write = [name = name, view = view, dtype = entry.dtype](const ByteSink& sink) {
       if (dtype == view.dtype) {
         write_same(view, sink);
       } else {
-        write_converted(view, dtype, sink);
+        write_converted(name, view, dtype, sink);
       }
     };
     entries.push_back(std::move(entry));

@@ -1,4 +1,6 @@
 import json
+import resource
+import signal
 
 import pytest
 from safetensors import safe_open
@@ -36,6 +38,22 @@ def test_every_container_gives_the_same_pictures(calotype, store, latents, targe
     calotype("decode", "latents.npy", "-o", "a.npy")
     calotype("decode", "latents.npy", "-o", "b.npy", "--model", model_of(target))
     assert (calotype.folder / "a.npy").read_bytes() == (calotype.folder / "b.npy").read_bytes()
+
+
+def test_a_full_disk_leaves_no_blobs_that_are_new(calotype, store):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    blobs = store / "blobs"
+    line = calotype.error("convert", "--ollama", "test-vae", code=1, preexec_fn=limit)
+    assert "too large" in line.lower() and list(blobs.iterdir()) == []
+    calotype("convert", "--ollama", "first", "-q")
+    before = sorted(blobs.iterdir())
+    largest = max(before, key=lambda blob: blob.stat().st_size)
+    largest.unlink()
+    calotype.error("convert", "--ollama", "second", code=1, preexec_fn=limit)
+    assert sorted(blobs.iterdir()) == [blob for blob in before if blob != largest]
 
 
 def test_names_of_the_tensors(calotype):

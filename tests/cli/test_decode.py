@@ -159,6 +159,15 @@ def test_pipes(calotype, picture):
     assert json.loads(decoded.stderr)["results"][0]["outputs"] == ["-"]
 
 
+def test_standard_error_holds_json_or_a_sentence(calotype, latents):
+    latents(height=16, width=16)
+    run = calotype("decode", "latents.npy", "-o", "-", "--json", "--backend", "reference", "--threads", 1, text=False)
+    assert json.loads(run.stderr)["results"][0]["outputs"] == ["-"]
+    (calotype.folder / "bad.npy").write_bytes(b"no latents")
+    assert "bad.npy" in calotype.error("decode", "bad.npy", "-o", "-", "--json", code=1)
+    assert "memory" in calotype.error("decode", "latents.npy", "-o", "-", "--json", "--memory", "1M", code=1)
+
+
 def test_the_memory_that_is_allowed_does_not_change_a_byte(calotype, latents):
     latents(height=40, width=40)
     minimum = calotype.json("info", "--size", "320x320")["minimum_bytes"]
@@ -208,6 +217,13 @@ def test_latents_that_cannot_be_are_refused(calotype, values, words):
     for word in words:
         assert word.lower() in line.lower()
     assert calotype.files() == ["bad.npy"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WebP", "GIF", "BMP"])
+def test_pictures_are_no_latents(calotype, kind):
+    Image.new("RGB", (8, 8)).save(calotype.folder / "picture", kind)
+    line = calotype.error("decode", "picture", "-o", "a.png", code=1)
+    assert f"picture: is a {kind} picture; latents are expected" in line
 
 
 def test_a_truncated_file_is_refused(calotype, latents):

@@ -7,6 +7,7 @@
 #include "core/file.h"
 #include "files.h"
 #include "latents/npy.h"
+#include "support/errors.h"
 
 namespace calotype {
 namespace {
@@ -181,6 +182,32 @@ TEST(ComfyLatents, are_written_with_the_marker) {
   const LatentFile read = read_latents(folder.path("x.latent"), config_of(16));
   EXPECT_TRUE(read.unscaled);
   EXPECT_TRUE(same_values(read.latents, file.latents));
+}
+
+TEST(Latents, that_overflow_the_dtype_are_refused) {
+  const test::TemporaryFolder folder;
+  LatentFile file;
+  file.latents = noise({1, 2, 3, 16});
+  file.latents.data()[5] = -65519;  // rounds to the largest f16
+  for (const std::string name : {"x.npy", "x.safetensors"}) {
+    const std::string path = folder.path(name);
+    file.latents.data()[7] = 0;
+    write_latents(file, path, config_of(16), {.dtype = DType::kF16});
+    file.latents.data()[7] = 65520;
+    EXPECT_THAT(
+        test::sentence_of([&] { write_latents(file, path, config_of(16), {.dtype = DType::kF16}); },
+                          ErrorCode::kInvalidData),
+        testing::AllOf(testing::StartsWith(path), testing::HasSubstr("overflows f16")));
+    write_latents(file, path, config_of(16));
+  }
+  file.latents.data()[7] = 3.4e38f;
+  EXPECT_THAT(test::sentence_of(
+                  [&] {
+                    write_latents(file, folder.path("y.safetensors"), config_of(16),
+                                  {.dtype = DType::kBF16});
+                  },
+                  ErrorCode::kInvalidData),
+              testing::HasSubstr("overflows bf16; use f32"));
 }
 
 // diffusers' FluxPipeline._pack_latents, as its four lines of Python do it.

@@ -60,6 +60,26 @@ class Convert : public ::testing::TestWithParam<DType> {
 INSTANTIATE_TEST_SUITE_P(DTypes, Convert, ::testing::Values(DType::kF32, DType::kF16, DType::kBF16),
                          [](const auto& test) { return std::string(dtype_name(test.param)); });
 
+TEST(ConvertWide, weights_that_overflow_f16_are_refused_by_name) {
+  const test::TemporaryFolder folder;
+  Model model = random_model(test::small_config(), 1, DType::kF32);
+  std::vector<float> weights(static_cast<size_t>(model.tensors.at("decoder.conv_in.bias").size()));
+  weights.back() = 1e6f;
+  model.tensors.at("decoder.conv_in.bias").data =
+      reinterpret_cast<const std::byte*>(weights.data());
+  for (const auto& [format, name] : {std::pair{ModelFormat::kSafetensors, "x.safetensors"},
+                                     {ModelFormat::kGguf, "x.gguf"},
+                                     {ModelFormat::kDiffusersFolder, "x"}}) {
+    const std::string target = folder.path(name);
+    EXPECT_THAT(
+        refusal(ErrorCode::kInvalidData,
+                [&] { convert_model(model, target, {.format = format, .dtype = DType::kF16}); }),
+        HasSubstr("\"decoder.conv_in.bias\" holds 1e+06, which overflows f16; use bf16"));
+    EXPECT_FALSE(fs::exists(target));
+    convert_model(model, target, {.format = format, .dtype = DType::kBF16});
+  }
+}
+
 TEST_P(Convert, a_diffusers_folder_keeps_every_byte) {
   int i = 0;
   for (const Model& model : models()) {
