@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -43,6 +44,16 @@ def test_the_package_carries_what_it_links():
         found = subprocess.run(["ldd", linked], capture_output=True, text=True, env=clean, check=True)
         line = next(l for l in found.stdout.splitlines() if "libcalotype" in l)
         assert pathlib.Path(line.split("=>")[1].split()[0]).resolve() == libraries[0].resolve()
+
+
+def test_no_folder_of_the_build_is_looked_into():
+    """A wheel is built in a temporary folder; on another machine anyone may make one of that name."""
+    binaries = [*PACKAGE.glob("*.so*"), PACKAGE / "bin" / "calotype"]
+    assert len(binaries) == 3
+    for binary in binaries:
+        found = re.findall(rb"[\x20-\x7e]*(?<!/var)/tmp/[\x20-\x7e]*", binary.read_bytes())
+        assert not found, f"{binary.name}: {found}"
+        assert os.fsencode(ROOT) not in binary.read_bytes()
 
 
 def test_the_stub_names_what_the_module_has():
