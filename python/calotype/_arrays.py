@@ -34,13 +34,28 @@ def is_pil(value: object) -> bool:
     return image_module is not None and isinstance(value, image_module.Image)
 
 
-def from_pil(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [1, H, W, 3]: upright (EXIF), alpha over white, as the program reads files."""
+def from_pil(image: Image.Image) -> NDArray[np.uint8] | FloatArray:
+    """[1, H, W, 3] in [0, 255], upright (EXIF), alpha over white, as the program reads files: uint8,
+    or float32 of 16-bit grey, whose low bits count."""
     import numpy as np
     from PIL import Image as image_module
     from PIL import ImageOps
 
+    if image.mode in ("I", "F"):
+        raise InvalidArgumentError(
+            f"the picture has the mode {image.mode}, which does not say what is white; give an array "
+            "of floats in [0, 1], or a picture of the mode I;16, L or RGB"
+        )
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        grey = np.asarray(upright)
+        clear = upright.info.get("transparency")
+        if clear is not None:
+            grey = np.where(grey == clear, 65535, grey)
+        return np.repeat((grey / 257).astype(np.float32)[None, ..., None], 3, axis=3)
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(upright.mode)  # from premultiplied alpha
+    if straight is not None:
+        upright = upright.convert(straight)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         upright = upright.convert("RGBA")
         white = image_module.new("RGBA", upright.size, (255, 255, 255, 255))

@@ -223,6 +223,45 @@ def test_pil_pictures_are_read_upright_and_over_white(vae):
     np.testing.assert_array_equal(vae.encode(palette), vae.encode(white))
 
 
+def test_16_bits_are_read_as_the_program_reads_them(vae, program, tmp_path):
+    y, x = np.mgrid[0:16, 0:24]
+    grey = (y * 24 + x) * 65535 // 383
+    grey = grey.astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    picture = Image.open(tmp_path / "grey.png")
+    assert picture.mode == "I;16"
+    out = tmp_path / "z.npy"
+    subprocess.run([program, "encode", "-q", tmp_path / "grey.png", "-o", out], check=True)
+    want = np.load(out)
+    np.testing.assert_allclose(vae.encode(picture), want, rtol=0, atol=2e-5)
+    big_endian = Image.frombytes("I;16B", (24, 16), grey.astype(">u2").tobytes())
+    np.testing.assert_array_equal(vae.encode(big_endian), vae.encode(picture))
+    # Not the nearest of 8 bits: the low byte alone.
+    dark = Image.fromarray(np.where(x > 11, 255, 0).astype(np.uint16))
+    assert not np.allclose(vae.encode(dark), vae.encode(Image.new("L", (24, 16))), atol=1e-4)
+    # A grey that stands for transparency, and a batch with a picture of 8 bits.
+    clear = Image.fromarray(np.full((16, 24), 7, np.uint16))
+    clear.info["transparency"] = 7
+    white = Image.new("RGB", (24, 16), "white")
+    both = vae.encode([clear, white])
+    np.testing.assert_allclose(both[0], both[1], rtol=0, atol=2e-6)
+
+
+def test_pictures_of_no_known_range_are_refused(vae):
+    for mode in ("I", "F"):
+        with pytest.raises(ValueError, match=f"the mode {mode}, which does not say what is white"):
+            vae.encode(Image.new(mode, (16, 16)))
+
+
+def test_premultiplied_alpha_is_composed(vae):
+    straight = Image.new("RGBA", (16, 16), (255, 0, 0, 51))
+    want = vae.encode(straight)
+    np.testing.assert_array_equal(vae.encode(straight.convert("RGBa")), want)
+    grey = Image.new("LA", (16, 16), (0, 51))
+    np.testing.assert_array_equal(vae.encode(grey.convert("La")), vae.encode(grey))
+    assert not np.allclose(want, vae.encode(straight.convert("RGB")), atol=0.1)
+
+
 def test_pictures_of_any_size_are_padded(vae):
     pixels = np.random.default_rng(0).integers(0, 255, (13, 9, 3), dtype=np.uint8)
     padded = np.pad(pixels, ((0, 3), (0, 7), (0, 0)), mode="edge")
