@@ -139,6 +139,8 @@ class AutoencoderKL:
         local_files_only: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
     ) -> AutoencoderKL:
         """Loads a model.
 
@@ -151,7 +153,8 @@ class AutoencoderKL:
             verify: check digests where the container has them.
             local_files_only: do not ask huggingface_hub, where it is installed, to fetch a repo
                 that is not in the cache.
-            revision, token: for huggingface_hub.
+            revision, token, force_download: for huggingface_hub.
+            cache_dir: the Hugging Face cache; None: $HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/…
 
         Raises:
             NotFoundError, InvalidDataError, UnsupportedError
@@ -162,6 +165,8 @@ class AutoencoderKL:
             local_files_only=local_files_only,
             revision=revision,
             token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
         )
         return cls(_native.Model.load(found, family or "", verify))
 

@@ -2,6 +2,7 @@
 
 import _thread
 import io
+import json
 import pathlib
 import signal
 import subprocess
@@ -106,6 +107,56 @@ def test_repos_are_fetched_where_they_are_not_in_the_cache(monkeypatch, tmp_path
         np.testing.assert_array_equal(model.decode(latents, output="np", clamp=False), expected)
     assert asked == [("some/model", ["vae/*"])], "a repo in the cache was fetched again"
     assert calotype.AutoencoderKL.from_pretrained("some/model").channels == 16
+
+
+def test_what_is_half_in_the_cache_is_fetched(monkeypatch, tmp_path):
+    mini = pathlib.Path(__file__).parents[2] / "models" / "mini"
+    weights = mini / "diffusion_pytorch_model.safetensors"
+    snapshot = tmp_path / "cache" / "models--some--model" / "snapshots" / "abc"
+    (snapshot / "vae").mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    (snapshot / "vae" / "config.json").symlink_to(mini / "config.json")
+    asked = []
+
+    def fetch(repo, **options):
+        asked.append((options["cache_dir"], options["force_download"]))
+        for name in ("diffusion_pytorch_model.safetensors",):
+            (snapshot / "vae" / name).unlink(missing_ok=True)
+            (snapshot / "vae" / name).symlink_to(weights)
+        return str(snapshot)
+
+    fake_hub(monkeypatch, tmp_path, fetch)
+    load = lambda **more: calotype.AutoencoderKL.from_pretrained(  # noqa: E731
+        "some/model", cache_dir=str(tmp_path / "cache"), **more
+    )
+    for subfolder in (None, "vae"):
+        with pytest.raises(calotype.NotFoundError, match="not whole.*hf download some/model"):
+            load(local_files_only=True, subfolder=subfolder)
+    assert not asked
+    # A link whose file is gone is no file; nor are two shards of three.
+    (snapshot / "vae" / "diffusion_pytorch_model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(calotype.NotFoundError):
+        load(local_files_only=True)
+    (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    shards = [f"diffusion_pytorch_model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    index = snapshot / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {s: s for s in shards}}))
+    for shard in shards[:2]:
+        (snapshot / "vae" / shard).symlink_to(weights)
+    with pytest.raises(calotype.NotFoundError):
+        load(local_files_only=True)
+    for name in (index.name, *shards[:2]):
+        (snapshot / "vae" / name).unlink()
+    assert load(subfolder="vae").channels == load().channels == 16
+    assert asked == [(tmp_path / "cache", False)]
+    assert load(force_download=True).channels == 16
+    assert asked[1:] == [(tmp_path / "cache", True)]
+    # An autoencoder at the root of its repo.
+    (snapshot / "vae").rename(tmp_path / "moved")
+    for file in (tmp_path / "moved").iterdir():
+        file.rename(snapshot / file.name)
+    assert load().channels == 16 and len(asked) == 2
 
 
 def test_a_repo_that_cannot_be_fetched_is_not_found(monkeypatch, tmp_path):
