@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$(realpath "$1")
 python=$(scripts/python-env.sh)
-cmake --build "$build" --target calotype_program
+cmake --build "$build" --target calotype_program calotype_shared
 
 scripts/wheel.sh "$(scripts/python-env.sh python/requirements-wheel.txt)" "$build/wheels" "$build/wheel-build"
 rm -rf "$build/site"
