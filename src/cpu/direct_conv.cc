@@ -158,7 +158,8 @@ int64_t direct_weight_floats(const ConvNode& node) {
 }
 
 // Sixteen filters a panel, as [tap][in][16]. Missing ones are zeros.
-void direct_prepare(const ConvNode& node, Workspace& work, float* weights) {
+void direct_prepare(const ConvNode& node, Workspace& work, float* weights,
+                    const ThreadPool::Tick& tick) {
   const Conv2d& conv = node.conv;
   const int64_t taps = conv.kernel * conv.kernel, filter = conv.in * taps;
   const auto pack = [&](int64_t panel, int slot) {
@@ -178,7 +179,7 @@ void direct_prepare(const ConvNode& node, Workspace& work, float* weights) {
       }
     }
   };
-  ThreadPool::shared().parallel_for(work.threads, divide_up(conv.out, kBlock), pack);
+  ThreadPool::shared().parallel_for(work.threads, divide_up(conv.out, kBlock), pack, tick);
 }
 
 int64_t direct_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {
