@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from . import _native
 from ._errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -107,20 +108,45 @@ def check_array(value: Array, what: str) -> tuple[Array, tuple[int, ...], bool]:
     import numpy as np
 
     if not isinstance(value, np.ndarray):
-        try:
-            value = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise InvalidArgumentError(
-                f"the {what} cannot be read as an array: {error}"
-            ) from error
+        value = _foreign_array(value, what)
+    if value.dtype.name == "bfloat16":  # of the package ml_dtypes
+        value = _widen(value.view(np.uint16))
     if value.dtype.kind == "f" and value.dtype.byteorder == ">":
         value = value.astype(value.dtype.newbyteorder("="))
-    if value.dtype.kind not in "fu" or (value.dtype.kind == "u" and value.dtype != np.uint8):
+    if value.dtype not in (np.float32, np.float64, np.float16, np.uint8):
         raise InvalidArgumentError(
             f"the {what} has the dtype {value.dtype}; "
             "float32, float64, float16, bfloat16 and uint8 can be read"
         )
+    # A field of records, a view of bytes: what DLPack cannot say.
+    if not value.flags.aligned or any(stride % value.itemsize for stride in value.strides):
+        value = value.copy()
     return value, value.shape, value.dtype == np.uint8
+
+
+def _widen(bits: NDArray[np.uint16]) -> FloatArray:
+    """The bits of bfloat16 as float32."""
+    import numpy as np
+
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _foreign_array(value: Array, what: str) -> NDArray[Any]:
+    """A numpy array of what speaks DLPack, without a copy but for bfloat16; or of lists."""
+    import numpy as np
+
+    try:
+        if not hasattr(value, "__dlpack__"):
+            return np.asarray(value)
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError):
+            bits = _native.bfloat_bits(value)  # numpy has no bfloat16
+            if bits is None:
+                raise
+            return _widen(bits)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"the {what} cannot be read as an array: {error}") from error
 
 
 def with_batch(value: Array, shape: tuple[int, ...], what: str) -> tuple[Array, tuple[int, ...]]:

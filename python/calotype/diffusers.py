@@ -20,7 +20,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import diffusers
 import torch
@@ -282,12 +282,8 @@ class _Autoencoder(_Base):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         """The weights of the network, which do not live in the module: what is saved is whole."""
-        for name, shape, _ in self._weights():
-            found = self.native._model.tensor(name)
-            assert found is not None
-            matrix = ".attentions." in name and len(shape) == 4  # as 1x1 convolutions
-            values = torch.from_numpy(found[0]).reshape(shape[:2] if matrix else shape)
-            destination[prefix + name] = values.to(self.dtype)
+        for name, values in self.native.tensors().items():
+            destination[prefix + name] = torch.from_numpy(values).to(self.dtype)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refuses: a model's weights do not change."""
@@ -324,6 +320,21 @@ class _Autoencoder(_Base):
     def disable_slicing(self) -> None:
         self.use_slicing = False
 
+    @overload
+    def encode(
+        self, x: torch.Tensor, return_dict: Literal[True] = ...
+    ) -> AutoencoderKLOutput: ...
+
+    @overload
+    def encode(
+        self, x: torch.Tensor, return_dict: Literal[False]
+    ) -> tuple[DiagonalGaussianDistribution]: ...
+
+    @overload
+    def encode(
+        self, x: torch.Tensor, return_dict: bool
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]: ...
+
     @apply_forward_hook
     def encode(
         self, x: torch.Tensor, return_dict: bool = True
@@ -342,6 +353,27 @@ class _Autoencoder(_Base):
         whole = torch.cat(moments) if len(moments) > 1 else moments[0]
         posterior = DiagonalGaussianDistribution(whole.to(x.device, x.dtype))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    @overload
+    def decode(
+        self,
+        z: torch.Tensor,
+        return_dict: Literal[True] = ...,
+        generator: torch.Generator | None = ...,
+    ) -> DecoderOutput: ...
+
+    @overload
+    def decode(
+        self,
+        z: torch.Tensor,
+        return_dict: Literal[False],
+        generator: torch.Generator | None = ...,
+    ) -> tuple[torch.Tensor]: ...
+
+    @overload
+    def decode(
+        self, z: torch.Tensor, return_dict: bool, generator: torch.Generator | None = ...
+    ) -> DecoderOutput | tuple[torch.Tensor]: ...
 
     @apply_forward_hook
     def decode(
