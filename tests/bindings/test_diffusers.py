@@ -116,9 +116,8 @@ def test_what_is_saved_is_what_diffusers_saves(make, tmp_path):
         type(ours).from_config(ours.config)
 
 
-def test_the_usual_keywords_of_diffusers_are_taken(tmp_path, pair):
-    theirs, _ = pair
-    theirs.save_pretrained(tmp_path / "vae")
+def test_the_usual_keywords_of_diffusers_are_taken(tmp_path):
+    pipelines.sd_text2img()[0].vae.save_pretrained(tmp_path / "vae")
     ours = drop_in.AutoencoderKL.from_pretrained(
         tmp_path, subfolder="vae", cache_dir=tmp_path / "cache", force_download=False, proxies=None,
         output_loading_info=False, local_files_only=None, revision=None, token=None, mirror="",
@@ -307,7 +306,7 @@ def test_replacing_twice_changes_nothing_more(pair):
     assert drop_in.replace_vae(Pipe()).vae is ours
 
 
-def test_a_pipeline_moves_and_offloads_with_our_vae():
+def test_a_pipeline_is_converted_and_sliced_with_our_vae():
     pipe, call = pipelines.sd_text2img()
     expected = run(pipe, call)
     drop_in.replace_vae(pipe)
@@ -316,6 +315,19 @@ def test_a_pipeline_moves_and_offloads_with_our_vae():
         pipe.vae.enable_tiling()
     pipe.vae.enable_slicing()
     np.testing.assert_allclose(run(pipe, call), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [pipelines.sd_img2img, pipelines.flux2], ids=lambda m: m.__name__)
+def test_a_pipeline_offloads_with_our_vae(make, forbid_diffusers_network):
+    """accelerate's hooks, with the CPU in the place of the GPU that parts are moved to."""
+    pipe, call = make()
+    expected = run(pipe, call)
+    forbid_diffusers_network()
+    drop_in.replace_vae(pipe)
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert hasattr(pipe.vae, "_hf_hook")
+    for _ in range(2):
+        np.testing.assert_allclose(run(pipe, call), expected, rtol=0, atol=1e-4)
 
 
 def test_progress_of_a_pipeline_cancels_its_decode():
