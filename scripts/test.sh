@@ -60,6 +60,7 @@ step_fuzz() {
 step_bindings() {
   [ -x build-test/calotype ] || { configure build-test -DCMAKE_BUILD_TYPE=Release && cmake --build build-test; }
   scripts/test-python.sh build-test
+  scripts/test-pip.sh build-test
   scripts/test-go.sh build-test
 }
 

@@ -1,9 +1,9 @@
 /* The C interface of Calotype: the KL autoencoder of latent diffusion models.
  *
  *   calotype_model* model;
- *   calotype_load(NULL, NULL, &model);                         the embedded model
- *   calotype_image_shape(model, &latents_shape, &image_shape);
- *   calotype_decode_u8(model, latents, &latents_shape, pixels, size, NULL);
+ *   calotype_load(NULL, NULL, &model);  // the embedded model
+ *   calotype_image_shape(model, &latents_shape, NULL, &image_shape);
+ *   calotype_decode_u8(model, latents, &latents_shape, pixels, count, NULL);
  *   calotype_write_image("out.png", pixels, &image_shape, 0);
  *   calotype_free(model);
  *

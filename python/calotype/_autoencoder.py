@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
@@ -23,6 +24,7 @@ from ._hub import find_model
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from PIL import Image
 
     from ._arrays import Array, FloatArray, Layout
@@ -61,14 +63,25 @@ def list_models() -> list[ModelEntry]:
     return [ModelEntry(*entry) for entry in _native.list_models()]
 
 
+def whole_number(value: object, what: str, low: int, high: int, form: str) -> int:
+    """`value`, which may be of any type of integers, between two bounds; `form` says what it is."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidArgumentError(f"{what} is {value!r}; it is {form}") from None
+    if not low <= number <= high:
+        raise InvalidArgumentError(f"{what} is {value!r}; it is {form}")
+    return number
+
+
 def parse_bytes(memory: str | int | None) -> int:
     """1610612736, "1536M", "1.5G": a number of bytes, in powers of 1024. None: 0."""
     if memory is None:
         return 0
-    count = _native.parse_memory_size(memory) if isinstance(memory, str) else memory
-    if count < 1:
-        raise InvalidArgumentError(f"memory is {memory!r}; it must be positive")
-    return count
+    if isinstance(memory, str):
+        return _native.parse_memory_size(memory)
+    form = 'a positive whole number of bytes, or a text such as "1.3G"'
+    return whole_number(memory, "memory", 1, 2**62, form)
 
 
 class JobOptions(TypedDict, total=False):
@@ -97,8 +110,12 @@ def job_arguments(
     scratch: str | os.PathLike[str] | None = None,
 ) -> _native.JobArguments:
     """Checks and packs the options of a job."""
-    if threads is not None and threads < 1:
-        raise InvalidArgumentError(f"threads is {threads}; it is 1 or more, or None for all")
+    if threads is not None:
+        form = "a whole number, 1 or more, or None for all"
+        threads = whole_number(threads, "threads", 1, 2**31 - 1, form)
+    device = whole_number(device, "device", 0, 2**31 - 1, "the number of a GPU, from 0 on")
+    if progress is not None and not callable(progress):
+        raise InvalidArgumentError(f"progress is {progress!r}; it is a function, or None")
     for what, value, known in (
         ("precision", precision, ("auto", "f32", "fast", "bf16", "f16")),
         ("backend", backend, ("auto", "cpu", "cuda", "reference")),
@@ -139,6 +156,8 @@ class AutoencoderKL:
         local_files_only: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
     ) -> AutoencoderKL:
         """Loads a model.
 
@@ -152,7 +171,8 @@ class AutoencoderKL:
             verify: check digests where the container has them.
             local_files_only: do not ask huggingface_hub, where it is installed, to fetch a repo
                 that is not in the cache.
-            revision, token: for huggingface_hub.
+            revision, token, force_download: for huggingface_hub.
+            cache_dir: the Hugging Face cache; None: $HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/…
 
         Raises:
             NotFoundError, InvalidDataError, UnsupportedError
@@ -163,6 +183,8 @@ class AutoencoderKL:
             local_files_only=local_files_only,
             revision=revision,
             token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
         )
         return cls(_native.Model.load(found, family or "", verify))
 
@@ -183,7 +205,7 @@ class AutoencoderKL:
             config: the fields of a diffusers `config.json`; None to infer them.
             source: what errors call the model.
         """
-        held = dict(tensors)
+        held = {name: check_array(value, f"weight {name}")[0] for name, value in tensors.items()}
         text = None if config is None else json.dumps(dict(config))
         return cls(_native.Model.from_tensors(held, text, source, family or "", held))
 
@@ -244,6 +266,16 @@ class AutoencoderKL:
     def config_inferred(self) -> bool:
         """True where the source had no config, which was inferred from shapes and names."""
         return self._model.config_inferred
+
+    def tensors(self) -> dict[str, FloatArray]:
+        """The weights by diffusers name: float32 copies, as `from_tensors` takes them."""
+        found: dict[str, FloatArray] = {}
+        for name, shape, _ in self._model.weights:
+            values = self._model.tensor(name)
+            assert values is not None
+            matrix = ".attentions." in name and len(shape) == 4  # stored as a 1x1 convolution
+            found[name] = values[0].reshape(shape[:2] if matrix else shape)
+        return found
 
     def latent_space_hash(self) -> str:
         """SHA-256 (hex) of what defines the latent space: equal hashes, exchangeable latents."""
@@ -329,6 +361,62 @@ class AutoencoderKL:
             return pictures[0] if len(pictures) == 1 else pictures
         return image if output == "np" else to_torch(image).permute(0, 3, 1, 2)
 
+    @overload
+    def encode(
+        self,
+        image: Image.Image | Sequence[Image.Image] | Array,
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: Literal["np"],
+        **job: Unpack[JobOptions],
+    ) -> FloatArray: ...
+
+    @overload
+    def encode(
+        self,
+        image: Image.Image | Sequence[Image.Image] | Array,
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: Literal["pt"],
+        **job: Unpack[JobOptions],
+    ) -> torch.Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        image: torch.Tensor,
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: None = ...,
+        **job: Unpack[JobOptions],
+    ) -> torch.Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        image: Image.Image | Sequence[Image.Image] | NDArray[Any],
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: None = ...,
+        **job: Unpack[JobOptions],
+    ) -> FloatArray: ...
+
     def encode(
         self,
         image: Image.Image | Sequence[Image.Image] | Array,
@@ -340,7 +428,7 @@ class AutoencoderKL:
         unscaled: bool = False,
         output: Literal["np", "pt"] | None = None,
         **job: Unpack[JobOptions],
-    ) -> Any:
+    ) -> FloatArray | torch.Tensor:
         """Pictures to latents [B, C, H/f, W/f], float32. Sides that are no multiple of f are
         padded: the last row and column repeat.
 
@@ -366,6 +454,7 @@ class AutoencoderKL:
             z = mean if unscaled else _device.scale(self._model, mean)
             return z.cpu().numpy() if output == "np" else z
         arguments = job_arguments(**job)
+        seed = whole_number(seed, "seed", 0, 2**64 - 1, "a whole number, 0 or more, of 64 bits")
         batch, found, scale, offset = self._pictures(image, layout, value_range)
         latents = self._model.encode(
             batch, found, scale, offset, seed if sample else None, unscaled, arguments
@@ -407,6 +496,10 @@ class AutoencoderKL:
     ) -> Plan:
         """What a job on pictures of height x width pixels will take."""
         arguments = job_arguments(**options)
+        form = "a whole number, 1 or more"
+        height = whole_number(height, "height", 1, 2**31, form)
+        width = whole_number(width, "width", 1, 2**31, form)
+        batch = whole_number(batch, "batch", 1, 2**31, form)
         return Plan(*self._model.plan(job, batch, height, width, arguments))
 
     def _decode_on_device(

@@ -161,6 +161,26 @@ TensorView to_view(const AnyArray& array, const std::string& name) {
   return view;
 }
 
+nb::object bfloat_bits(const nb::object& array) {
+  AnyArray values;
+  if (!nb::try_cast(array, values) || !is(values.dtype(), nb::dlpack::dtype_code::Bfloat, 16)) {
+    return nb::none();
+  }
+  check_readable(values);
+  std::vector<size_t> sides;
+  std::vector<int64_t> strides;
+  for (size_t i = 0; i < values.ndim(); i++) {
+    sides.push_back(values.shape(i));
+    strides.push_back(values.stride(i));
+  }
+  auto kept = std::make_unique<AnyArray>(values);
+  const nb::capsule owner(
+      kept.get(), [](void* p) noexcept { std::unique_ptr<AnyArray>(static_cast<AnyArray*>(p)); });
+  kept.release();
+  return nb::cast(nb::ndarray<nb::numpy, const uint16_t>(values.data(), values.ndim(), sides.data(),
+                                                         owner, strides.data()));
+}
+
 FloatArray to_numpy(Tensor tensor) {
   auto kept = std::make_unique<Tensor>(std::move(tensor));
   float* data = kept->data();

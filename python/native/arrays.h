@@ -26,6 +26,9 @@ Tensor to_tensor(const AnyArray& array, std::string_view layout, float scale, fl
 TensorView to_view(const AnyArray& array, const std::string& name);
 
 // numpy arrays that own the tensor's memory: no copy.
+// The bits of an array of bfloat16, without a copy; None for other arrays.
+nb::object bfloat_bits(const nb::object& array);
+
 FloatArray to_numpy(Tensor tensor);
 ByteArray to_numpy(std::vector<uint8_t> bytes, const Shape& shape);
 

@@ -245,6 +245,15 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("family", [](const AutoencoderKL& vae) { return vae.model().family; })
       .def_prop_ro("config_inferred",
                    [](const AutoencoderKL& vae) { return vae.model().config_inferred; })
+      .def_prop_ro(
+          "weights",
+          [](const AutoencoderKL& vae) {
+            nb::list weights;  // (name, shape, bytes)
+            for (const auto& [name, view] : vae.model().tensors) {
+              weights.append(nb::make_tuple(name, view.shape, byte_count(view.dtype, view.shape)));
+            }
+            return weights;
+          })
       .def(
           "tensor",
           [](const AutoencoderKL& vae, const std::string& name) -> nb::object {
@@ -266,6 +275,7 @@ NB_MODULE(_native, m) {
   nb::register_exception_translator(translate, nullptr);
   m.attr("version") = CALOTYPE_VERSION;
   bind_model(m);
+  m.def("bfloat_bits", &bfloat_bits, nb::arg("array"));
   m.def("list_models", &models);
   m.def("sample", &sample, nb::arg("mean"), nb::arg("logvar"), nb::arg("seed"));
   m.def("default_threads", &calotype::default_threads);

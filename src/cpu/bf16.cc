@@ -233,7 +233,8 @@ int64_t bf16_band_rows(const ConvNode& node) { return kBf16Rows * Bf16Shape(node
 int64_t bf16_weight_floats(const ConvNode& node) { return Bf16Shape(node).weight_size() / 2; }
 
 // [group][panel][tap row][tap column, channel / 32][half][channel % 32 / 2][column][channel % 2]
-void bf16_prepare(const ConvNode& node, Workspace& work, float* memory) {
+void bf16_prepare(const ConvNode& node, Workspace& work, float* memory,
+                  const ThreadPool::Tick& tick) {
   const Bf16Shape s(node);
   const Conv2d& conv = node.conv;
   const int64_t filter = conv.in * conv.kernel * conv.kernel;
@@ -258,7 +259,7 @@ void bf16_prepare(const ConvNode& node, Workspace& work, float* memory) {
       }
     }
   };
-  ThreadPool::shared().parallel_for(work.threads, s.panels, pack);
+  ThreadPool::shared().parallel_for(work.threads, s.panels, pack, tick);
 }
 
 double bf16_flop(const ConvNode& node, Extent y) {

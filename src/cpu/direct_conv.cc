@@ -202,14 +202,15 @@ int64_t direct_weight_floats(const ConvNode& node) {
 
 // Panels as wide as the target's register tile; the last may be 16 wide. Missing filters are zeros.
 void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace& work,
-                    float* weights) {
+                    float* weights, const ThreadPool::Tick& tick) {
   const Conv2d& conv = node.conv;
   const DirectShape s(node, y);
   const int64_t filter = conv.in * conv.kernel * conv.kernel;
   const int64_t width = CALOTYPE_DISPATCH(DirectPanelBlocks, simd)();
   const auto pack = CALOTYPE_DISPATCH(PackDirect, simd);
   ThreadPool::shared().parallel_for(
-      work.threads, divide_up(s.blocks, width), [&](int64_t panel, int slot) {
+      work.threads, divide_up(s.blocks, width),
+      [&](int64_t panel, int slot) {
         const int64_t blocks = std::min(width, s.blocks - panel * width);
         const int64_t first = panel * width * kBlock;
         const int64_t count = std::min(blocks * kBlock, conv.out - first) * filter;
@@ -217,7 +218,8 @@ void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace&
         copy_elements(conv.weight, first * filter, {filters, static_cast<size_t>(count)});
         std::fill_n(filters + count, blocks * kBlock * filter - count, 0.0f);
         pack(s, filters, blocks, weights + first * filter);
-      });
+      },
+      tick);
 }
 
 int64_t direct_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {

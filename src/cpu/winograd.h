@@ -66,7 +66,7 @@ double winograd_flop(const WinogradShape& shape);
 int64_t winograd_workspace_bytes(const WinogradShape& shape, Extent y, int64_t batch, int threads);
 // Transforms the weights into `weights`, of WinogradShape::weight_floats().
 void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShape& shape,
-                      Workspace& work, float* weights);
+                      Workspace& work, float* weights, const ThreadPool::Tick& tick);
 void winograd_conv(const Simd& simd, const ConvProblem& problem, bool fast, Workspace& work,
                    Stages& stages);
 

@@ -1,6 +1,7 @@
 #include "model/job.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <limits>
 #include <optional>
@@ -19,6 +20,10 @@ namespace {
 // Pictures of more arithmetic than this go one after the other: each keeps all cores busy by
 // itself, in less memory.
 constexpr double kAloneFlop = 5e10;
+
+using Clock = std::chrono::steady_clock;
+// A plan is weighed in steps of microseconds; progress is to be called several times a second.
+constexpr std::chrono::milliseconds kPlanningTick{20};
 
 std::unique_ptr<Ops> make_ops(const RunOptions& options) {
   if (options.backend == Backend::kReference) return make_reference_ops(options.threads);
@@ -68,6 +73,14 @@ PlanOptions Job::plan_options(int64_t budget) const {
   plan.memory = budget;
   plan.may_spill = !is_memory_backed(folder);
   plan.mapped_weights = model_.mapped;
+  if (options_.progress) {
+    plan.tick = [this, last = Clock::time_point()]() mutable {
+      if (Clock::now() - last < kPlanningTick) return;
+      last = Clock::now();
+      if (!options_.progress({done_, "planning"}))
+        fail(ErrorCode::kCancelled, "cancelled while the job was planned");
+    };
+  }
   return plan;
 }
 
@@ -132,6 +145,7 @@ Tensor Job::run_groups(const Tensor& input, int64_t group) {
   Tensor output({batch_, out.h, out.w, out.c});
   for (int64_t first = 0; first < batch_; first += group) {
     const int64_t pictures = std::min(group, batch_ - first);
+    done_ = static_cast<double>(first) / static_cast<double>(batch_);
     if (pictures != planned) plan = plan_group(pictures);
     planned = pictures;
     const int64_t in_size = in.h * in.w * in.c, out_size = out.h * out.w * out.c;

@@ -38,6 +38,7 @@ class Job {
   const int64_t batch_;
   const RunOptions& options_;
   std::unique_ptr<Ops> ops_;
+  double done_ = 0;  // of the batch, while what is left of it is planned
 };
 
 }  // namespace calotype

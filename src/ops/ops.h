@@ -113,8 +113,9 @@ class Ops {
 
   // Weights as the kernels read them (transformed, repacked): a pass over a picture may be many
   // calls, but prepares once. Bytes that prepare() fills at `memory` (64-byte aligned); 0: none.
+  // Prepares call tick(0): no fraction of a picture is made.
   virtual int64_t prepared_bytes(const Graph&, const Node&) const { return 0; }
-  virtual void prepare(const Graph&, const Node&, void* /*memory*/) {}
+  virtual void prepare(const Graph&, const Node&, void* /*memory*/, const Tick&) {}
   // Bytes that a call allocates for itself (transformed weights, tiles of every thread).
   virtual int64_t workspace_bytes(const Graph& graph, const Node& node, int64_t batch) const = 0;
   // Executed FLOP a second that this backend reaches here, roughly: to weigh computing again
