@@ -177,8 +177,10 @@ CALOTYPE_API std::vector<std::pair<std::string, Shape>> network_tensors(
 CALOTYPE_API Model random_model(const AutoencoderKLConfig& config, uint64_t seed,
                                 DType dtype = DType::kBF16);
 
-// What RunOptions::memory counts for the library's own code, tables and threads.
-constexpr int64_t kProgramBytes = int64_t{28} << 20;
+// What RunOptions::memory counts for the program: code and libraries as far as they are used,
+// tables, threads. A program that does nothing but one job holds 8 to 9 MiB; calotype with its
+// codecs 10.
+constexpr int64_t kProgramBytes = int64_t{9} << 20;
 
 // "1.3G", "700M", "65536": bytes, by powers of 1024. Throws Error(kInvalidArgument).
 CALOTYPE_API int64_t parse_memory_size(const std::string& text);

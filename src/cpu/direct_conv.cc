@@ -181,10 +181,11 @@ void direct_prepare(const ConvNode& node, Workspace& work, float* weights) {
   ThreadPool::shared().parallel_for(work.threads, divide_up(conv.out, kBlock), pack);
 }
 
-int64_t direct_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {
+WorkspaceBytes direct_workspace(const ConvNode& node, Extent y, int64_t batch, int threads) {
   const DirectShape s(node, y);
   const int64_t units = batch * divide_up(y.h, kDirectBandRows) * s.columns;
-  return 4 * (threads * s.slot_floats() + units * 3 * round_up(y.c, kBlock));
+  const int64_t filter = node.conv.in * node.conv.kernel * node.conv.kernel;
+  return workspace_bytes(threads, std::max(s.slot_floats(), filter), units, y.c);
 }
 
 void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {

@@ -10,7 +10,7 @@ constexpr int64_t kDirectBandRows = 4;
 
 int64_t direct_weight_floats(const ConvNode& node);
 void direct_prepare(const ConvNode& node, Workspace& work, float* weights);
-int64_t direct_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads);
+WorkspaceBytes direct_workspace(const ConvNode& node, Extent y, int64_t batch, int threads);
 void direct_conv(const Simd& simd, const ConvProblem& problem, Workspace& work, Stages& stages);
 
 }  // namespace calotype::cpu

@@ -1,5 +1,3 @@
-#include "ops/planner.h"
-
 #include <algorithm>
 #include <limits>
 #include <map>
@@ -8,6 +6,7 @@
 
 #include "core/cat.h"
 #include "core/checked.h"
+#include "ops/planner.h"
 #include "ops/row_memory.h"
 #include "ops/scratch.h"
 
@@ -23,10 +22,20 @@ constexpr int64_t kWhole = 0;
 constexpr int64_t kEasyBands = 8;
 
 struct PassCost {
-  int64_t own_peak = 0;  // of the activations of the pass and its workspace
+  int64_t start = 0;     // bytes of the activations that are there when it starts
+  int64_t rows = 0;      // most bytes of activations while it runs
+  int64_t prepared = 0;  // bytes of its prepared weights
+  int64_t weights = 0;   // most bytes of mapped weights, read before it runs
+  WorkspaceBytes workspace;
   double seconds = 0;
   double flop = 0;
   int64_t written = 0;
+
+  // Of all that the pass has for itself.
+  int64_t own_peak() const {
+    return checked_add(checked_add(std::max(checked_add(start, weights), rows), prepared),
+                       workspace.total());
+  }
 };
 
 struct Evaluation {
@@ -55,7 +64,6 @@ class Planner {
       flop_.push_back(static_cast<double>(batch) * ops.flop_executed(graph, node));
       prepared_.push_back((ops.prepared_bytes(graph, node) + chunk_bytes_ - 1) / chunk_bytes_ *
                           chunk_bytes_);
-      workspace_.push_back(ops.workspace_bytes(graph, node, batch));
     }
   }
 
@@ -136,12 +144,15 @@ class Planner {
 
   PassCost measure(const Pass& pass, const Choice& choice) const {
     PassCost cost;
-    int64_t fixed = 0, workspace = 0;
+    int64_t read_late = 0;  // mapped weights that attention reads while it runs
     for (const int index : pass.nodes) {
       const auto i = static_cast<size_t>(index);
+      const Node& node = graph_.nodes()[i];
       cost.flop += flop_[i];
-      fixed += prepared_[i] + (options_.mapped_weights ? weight_bytes(graph_.nodes()[i]) : 0);
-      workspace = std::max(workspace, workspace_[i]);
+      cost.prepared = checked_add(cost.prepared, prepared_[i]);
+      if (!options_.mapped_weights) continue;
+      int64_t& weights = std::holds_alternative<AttentionNode>(node) ? read_late : cost.weights;
+      weights = std::max(weights, weight_bytes(node));
     }
     std::map<int, RowChunks> memory;
     const auto of = [&](int a) -> RowChunks& {
@@ -157,6 +168,8 @@ class Planner {
       alive += of(a).alive();
     }
     peak = alive;
+    cost.start = checked_mul(alive, chunk_bytes_);
+    std::map<int, int64_t> most_rows;  // of a call, by node
     for (const Step& step :
          make_steps(graph_, ops_, choice.means, pass, strip_rows(pass, choice.bands))) {
       switch (step.kind) {
@@ -180,12 +193,17 @@ class Planner {
           break;
         case Step::Kind::kCompute:
           calls++;
+          most_rows[step.node] = std::max(most_rows[step.node], step.last - step.first);
           break;
         default:
           break;
       }
     }
-    cost.own_peak = checked_add(checked_add(checked_mul(peak, chunk_bytes_), fixed), workspace);
+    for (const auto& [index, rows] : most_rows) {
+      cost.workspace = cost.workspace.at_least(
+          ops_.workspace(graph_, graph_.nodes()[static_cast<size_t>(index)], batch_, rows));
+    }
+    cost.rows = checked_add(checked_mul(peak, chunk_bytes_), read_late);
     cost.seconds =
         std::max(cost.flop / ops_.flop_per_second() + static_cast<double>(calls) * kCallSeconds,
                  static_cast<double>(moved) / options_.disk_bytes_per_second);
@@ -215,7 +233,7 @@ class Planner {
     for (const Pass& pass : result.passes) {
       const PassCost& cost = this->cost(pass, choice);
       const std::set<int> own = touched(pass);
-      int64_t peak = cost.own_peak;
+      int64_t peak = cost.own_peak();
       for (const auto& [a, bytes] : kept) {
         if (!own.contains(a)) peak = checked_add(peak, bytes);
       }
@@ -335,11 +353,14 @@ class Planner {
     for (size_t p = 0; p < plan.passes.size(); p++) {
       const Pass& pass = plan.passes[p];
       const PassCost& whole = cost(pass, {choice.means, kWhole});
-      const int64_t peak = result.peaks[p] - result.costs[p].own_peak + whole.own_peak;
+      const int64_t others = result.peaks[p] - result.costs[p].own_peak();
+      const int64_t peak = others + whole.own_peak();
       const bool fits = budget > 0 ? peak <= budget : peak <= result.peak;
+      const PassCost& taken = fits ? whole : result.costs[p];
       plan.strip_rows.push_back(strip_rows(pass, fits ? kWhole : choice.bands));
-      plan.peak_bytes = std::max(plan.peak_bytes, fits ? peak : result.peaks[p]);
-      plan.seconds += fits ? whole.seconds : result.costs[p].seconds;
+      plan.memory.push_back({others + taken.rows + taken.prepared, taken.weights, taken.workspace});
+      plan.peak_bytes = std::max(plan.peak_bytes, others + taken.own_peak());
+      plan.seconds += taken.seconds;
       plan.flop_executed += result.costs[p].flop;
       plan.spilled_bytes += result.costs[p].written;
       for (const int index : pass.nodes) {
@@ -382,7 +403,7 @@ class Planner {
   const PlanOptions options_;
   int64_t chunk_bytes_ = 0;
   std::vector<double> flop_;
-  std::vector<int64_t> prepared_, workspace_;
+  std::vector<int64_t> prepared_;
   std::map<std::vector<int64_t>, PassCost> costs_;
 };
 

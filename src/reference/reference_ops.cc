@@ -1,5 +1,3 @@
-#include "reference/reference_ops.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -10,6 +8,7 @@
 #include <thread>
 
 #include "core/cat.h"
+#include "reference/reference_ops.h"
 
 namespace calotype {
 namespace {
@@ -107,7 +106,6 @@ class ReferenceOps final : public Ops {
 
   DType element() const override { return DType::kF64; }
   int64_t band_rows(const Graph&, const Node&) const override { return 1; }
-  int64_t workspace_bytes(const Graph&, const Node&, int64_t) const override { return 0; }
   std::string algorithm(const Graph&, const Node&) const override { return "float64 loops"; }
   double flop_executed(const Graph& graph, const Node& node) const override {
     return flop_of(graph, node);

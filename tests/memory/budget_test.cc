@@ -85,19 +85,34 @@ TEST_P(AnyBudget, decodes_and_encodes_the_same_bytes) {
   }
 }
 
-TEST_P(AnyBudget, refuses_a_byte_less_than_the_minimum_and_names_it) {
-  Draw draw(test::test_seed(7000) + static_cast<uint64_t>(GetParam()));
-  const Plan plan = draw.vae.plan_decode(draw.batch, draw.height, draw.width);
-  RunOptions options;
-  options.memory = plan.minimum_bytes - 1;
-  try {
-    draw.vae.decode(draw.latents, options);
-    FAIL() << "a budget below the minimum was taken";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
-    EXPECT_NE(std::string(error.what()).find(std::to_string(plan.minimum_bytes)), std::string::npos)
-        << error.what();
+// The budget that a refusal names.
+template <class Job>
+void expect_refusal(const Plan& plan, RunOptions options, const Job& job) {
+  for (const int64_t less : {int64_t{1}, int64_t{4096}}) {
+    options.memory = plan.minimum_bytes - less;
+    try {
+      job(options);
+      FAIL() << "a budget below the minimum was taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+      EXPECT_NE(std::string(error.what()).find(std::to_string(plan.minimum_bytes)),
+                std::string::npos)
+          << error.what();
+    }
   }
+  options.memory = plan.minimum_bytes;
+  job(options);
+}
+
+TEST_P(AnyBudget, takes_the_minimum_and_refuses_a_byte_less_and_names_it) {
+  Draw draw(test::test_seed(7000) + static_cast<uint64_t>(GetParam()));
+  RunOptions options;
+  options.backend = Backend::kCpu;
+  options.threads = static_cast<int>(draw.random.integer(1, 4));
+  expect_refusal(draw.vae.plan_decode(draw.batch, draw.height, draw.width, options), options,
+                 [&](const RunOptions& o) { draw.vae.decode(draw.latents, o); });
+  expect_refusal(draw.vae.plan_encode(draw.batch, draw.height, draw.width, options), options,
+                 [&](const RunOptions& o) { draw.vae.encode(draw.image, o); });
 }
 
 TEST_P(AnyBudget, a_picture_is_the_same_alone_and_anywhere_in_a_batch) {
