@@ -90,9 +90,16 @@ Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, con
 // Decodes a file's pictures one by one and hands each to `take`.
 template <class Take>
 void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const LatentFile& file,
-                     const Size& size, bool raw, ProgressMeter& meter, const Take& take) {
+                     const Size& size, bool raw, ProgressMeter& meter, bool collects,
+                     const Take& take) {
   RunOptions options = args.run.options();
   const int64_t count = file.latents.dim(0);
+  // The latents of the file, and where the pictures are collected, all of them.
+  options.held_bytes = 4 * file.latents.size();
+  if (collects) {
+    options.held_bytes +=
+        byte_count(DType::kF32, {count, size.height, size.width, model.config().out_channels});
+  }
   for (int64_t b = 0; b < count; ++b) {
     const auto share = [&](int64_t done) {
       return static_cast<double>(done) / static_cast<double>(count);
@@ -156,14 +163,15 @@ class DecodeJob {
     const bool together = paths.size() == 1;
     const int64_t count = file.latents.dim(0);
     Tensor all;
-    decode_pictures(model_, args_, file, size, raw, meter, [&](int64_t b, Tensor image) {
-      if (together && count > 1) {
+    const bool collects = together && count > 1;
+    decode_pictures(model_, args_, file, size, raw, meter, collects, [&](int64_t b, Tensor image) {
+      if (collects) {
         put_picture(all, b, count, image);
         return;
       }
       write_image(image, paths[static_cast<size_t>(b)], args_.picture.options(), format_);
     });
-    if (together && count > 1) write_image(all, paths[0], args_.picture.options(), format_);
+    if (collects) write_image(all, paths[0], args_.picture.options(), format_);
   }
 
   const DecodeArgs& args_;

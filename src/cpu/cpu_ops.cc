@@ -1,7 +1,8 @@
+#include "cpu/cpu_ops.h"
+
 #include "core/cat.h"
 #include "cpu/attention.h"
 #include "cpu/bf16.h"
-#include "cpu/cpu_ops.h"
 #include "cpu/direct_conv.h"
 #include "cpu/narrow_conv.h"
 #include "cpu/problem.h"
@@ -82,11 +83,10 @@ class CpuOps : public Ops {
   WorkspaceBytes held_workspace() const override { return work_.held(); }
   void fit_workspace(const WorkspaceBytes& most) override { work_.fit(most); }
 
-  // Three quarters of 32 FLOP a cycle (AVX2; twice that with AVX-512, half with NEON) at 3 GHz.
-  double flop_per_second() const override {
-    const double lanes = simd_.name == "avx512" ? 16 : simd_.name == "avx2" ? 8 : 4;
-    return 0.75 * 3e9 * 4 * lanes * work_.threads;
+  std::string name() const override {
+    return cat(simd_.name, bf16_ ? "-bf16-" : fast_ ? "-fast-" : "-f32-", work_.threads);
   }
+  int threads() const override { return work_.threads; }
 
   std::string algorithm(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);

@@ -95,7 +95,8 @@ class Execution {
         options_(options),
         memory_(plan.chunk_bytes),
         stats_(static_cast<size_t>(graph.activations())),
-        seconds_(graph.nodes().size(), 0) {
+        seconds_(graph.nodes().size(), 0),
+        waits_(graph.nodes().size(), 0) {
     if (plan.scratch_bytes > 0) scratch_.emplace(options.scratch_folder, plan.scratch_bytes);
   }
 
@@ -170,7 +171,9 @@ class Execution {
   void run_pass(const Pass& pass, int64_t strip_rows) {
     for (const int index : pass.nodes) prepare(index);
     for (const int a : pass.collects) bands_[a] = make_bands(a);
-    for (const Step& step : make_steps(graph_, ops_, plan_.means, pass, strip_rows)) follow(step);
+    for (const Step& step : make_steps(graph_, ops_, plan_.means, pass, strip_rows)) {
+      follow(step, pass.nodes.back());
+    }
     for (auto& [a, bands] : bands_) stats_[static_cast<size_t>(a)] = bands.merged();
     bands_.clear();
     for (const int index : pass.nodes) {
@@ -210,7 +213,8 @@ class Execution {
     return bands;
   }
 
-  void follow(const Step& step) {
+  // `target` is the node whose result the pass is for.
+  void follow(const Step& step, int target) {
     switch (step.kind) {
       case Step::Kind::kMaterialize:
         rowed(step.activation).materialize(step.last, memory_);
@@ -232,7 +236,7 @@ class Execution {
         break;
       case Step::Kind::kAwaitRead:
       case Step::Kind::kAwaitWrite:
-        scratch_->await(ticket_.at(step.activation));
+        await(step.activation, target);
         break;
     }
   }
@@ -255,6 +259,15 @@ class Execution {
       ticket_[step.activation] = writes ? scratch_->write(offset, data, last - first)
                                         : scratch_->read(offset, data, last - first);
     }
+  }
+
+  // A layer waits for what it spills, and the last of a pass for what all of it read.
+  void await(int activation, int node) {
+    const auto start = Clock::now();
+    scratch_->await(ticket_.at(activation));
+    const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+    seconds_[static_cast<size_t>(node)] += waited;
+    waits_[static_cast<size_t>(node)] += waited;
   }
 
   Ops::Tick make_tick(int index, double share) {
@@ -330,6 +343,7 @@ class Execution {
     layer.algorithm = ops_.algorithm(graph_, n);
     layer.means = kMeans[static_cast<size_t>(plan_.means[static_cast<size_t>(output_of(n).id)])];
     layer.seconds = seconds_[index];
+    layer.wait_seconds = waits_[index];
     layer.flop = batch * flop_of(graph_, n);
     layer.flop_executed = batch * ops_.flop_executed(graph_, n) * static_cast<double>(times);
     layer.bytes = batch * elements * static_cast<double>(element_bytes_ * times) +
@@ -353,7 +367,7 @@ class Execution {
   std::vector<std::vector<GroupStats>> stats_;
   std::map<int, int64_t> ticket_;
   std::pair<int, int> adopted_ = {-1, -1};
-  std::vector<double> seconds_;
+  std::vector<double> seconds_, waits_;  // of each node
   double total_flop_ = 0, done_flop_ = 0;
   std::optional<Scratch> scratch_;  // last: its thread ends before the memory that it fills goes
 };

@@ -137,9 +137,9 @@ class Ops {
   virtual WorkspaceBytes held_workspace() const { return {}; }
   // Lets go of what the buffers hold beyond `most`.
   virtual void fit_workspace(const WorkspaceBytes& /*most*/) {}
-  // Executed FLOP a second that this backend reaches here, roughly: to weigh computing again
-  // against other means.
-  virtual double flop_per_second() const { return 1e11; }
+  // Of the kernels, to remember their speed by: "avx512-f32-2".
+  virtual std::string name() const = 0;
+  virtual int threads() const = 0;
   virtual std::string algorithm(const Graph& graph, const Node& node) const = 0;
   virtual double flop_executed(const Graph& graph, const Node& node) const = 0;
 

@@ -9,6 +9,7 @@
 #include "ops/graph.h"
 #include "ops/ops.h"
 #include "ops/schedule.h"
+#include "ops/speed.h"
 
 namespace calotype {
 
@@ -16,7 +17,7 @@ struct PlanOptions {
   int64_t memory =
       0;  // bytes for activations, workspace and the weights in use; 0: as much as is fastest
   bool may_spill = true;  // false where the scratch folder is memory itself
-  double disk_bytes_per_second = 5e8;
+  MachineSpeed speed;
   bool mapped_weights =
       false;  // weights come from a file, so that their pages count while they are used
 };

@@ -1,3 +1,5 @@
+#include "reference/reference_ops.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -8,7 +10,6 @@
 #include <thread>
 
 #include "core/cat.h"
-#include "reference/reference_ops.h"
 
 namespace calotype {
 namespace {
@@ -106,6 +107,8 @@ class ReferenceOps final : public Ops {
 
   DType element() const override { return DType::kF64; }
   int64_t band_rows(const Graph&, const Node&) const override { return 1; }
+  std::string name() const override { return cat("reference-", threads_); }
+  int threads() const override { return threads_; }
   std::string algorithm(const Graph&, const Node&) const override { return "float64 loops"; }
   double flop_executed(const Graph& graph, const Node& node) const override {
     return flop_of(graph, node);
