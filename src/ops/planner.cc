@@ -87,7 +87,7 @@ class Planner {
     // Strips where memory is highest cost next to nothing: rows go as soon as they were read.
     const int64_t most = std::min(evaluate(keep_all).peak, evaluate(strips).peak);
     const bool bounded = options_.memory > 0 && options_.memory < most;
-    const ExecutionPlan unbounded = finish(strips, most);
+    ExecutionPlan unbounded = finish(strips, most);
     if (!bounded) return unbounded;
     const Choice smallest = this->smallest();
     const int64_t least = evaluate(smallest).peak;
@@ -465,14 +465,14 @@ int64_t weight_bytes(const Node& node) {
 
 ExecutionPlan plan_execution(const Graph& graph, const Ops& ops, int64_t batch,
                              const PlanOptions& options) {
-  const ExecutionPlan plan = Planner(graph, ops, batch, options).fastest();
+  ExecutionPlan plan = Planner(graph, ops, batch, options).fastest();
   return_free_heap();
   return plan;
 }
 
 ExecutionPlan smallest_plan(const Graph& graph, const Ops& ops, int64_t batch,
                             const PlanOptions& options) {
-  const ExecutionPlan plan = Planner(graph, ops, batch, options).least();
+  ExecutionPlan plan = Planner(graph, ops, batch, options).least();
   return_free_heap();
   return plan;
 }
