@@ -45,8 +45,9 @@ using ProgressCallback = std::function<bool(const Progress&)>;
 struct LayerReport {
   std::string name;
   std::string algorithm;  // "winograd F(4,3)", "direct", "attention", …
-  std::string means;  // how its result was there for its readers: "kept", "recomputed", "spilled"
-  double seconds = 0;
+  std::string means;   // how its result was there for its readers: "kept", "recomputed", "spilled"
+  double seconds = 0;  // waits included
+  double wait_seconds = 0;   // of these, for the scratch file
   double flop = 0;           // of the direct algorithm: 2 * multiply-adds
   double flop_executed = 0;  // what the chosen algorithm computes
   double bytes = 0;          // activations read and written once, weights read once
@@ -58,9 +59,13 @@ struct RunOptions {
   int device = 0;   // which GPU
   int threads = 0;  // 0: as many as the machine (or its cgroup and affinity mask) has
   // Peak bytes of the job: weights, activations, workspace, input and output tensors, and
-  // kProgramBytes for the library itself; on a GPU, of its memory. 0: CALOTYPE_MEMORY, else three
-  // quarters of what is free.
+  // kProgramBytes for the program itself; on a GPU, of its memory. Jobs that run at once in a process
+  // share it: one that finds too little left takes a smaller plan, or waits. 0: CALOTYPE_MEMORY,
+  // else three quarters of what is free.
   int64_t memory = 0;
+  // Bytes that the caller has besides the input and that `memory` is to count: other pictures of a
+  // batch, the source of a padded picture. The smallest budget that works is larger by as much.
+  int64_t held_bytes = 0;
   std::string scratch;  // folder for what does not fit; empty: $TMPDIR, else /var/tmp
   ProgressCallback progress;
   std::vector<LayerReport>* layers = nullptr;  // filled when given
@@ -185,8 +190,10 @@ CALOTYPE_API std::vector<std::pair<std::string, Shape>> network_tensors(
 CALOTYPE_API Model random_model(const AutoencoderKLConfig& config, uint64_t seed,
                                 DType dtype = DType::kBF16);
 
-// What RunOptions::memory counts for the library's own code, tables and threads.
-constexpr int64_t kProgramBytes = int64_t{28} << 20;
+// What RunOptions::memory counts for the program: code and libraries as far as they are used,
+// tables, threads. A program that does nothing but one job holds 8 to 9 MiB; calotype with its
+// codecs 10.
+constexpr int64_t kProgramBytes = int64_t{9} << 20;
 
 // "1.3G", "700M", "65536": bytes, by powers of 1024. Throws Error(kInvalidArgument).
 CALOTYPE_API int64_t parse_memory_size(const std::string& text);

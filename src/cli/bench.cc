@@ -10,7 +10,6 @@
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
-#include "cli/limits.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 
@@ -131,9 +130,9 @@ BenchResult measure(const AutoencoderKL& model, const BenchArgs& args) {
 // What the machine's limits would allow, over what it took; NaN (in JSON null) where they are not
 // known.
 double fraction_of_limit(const LayerReport& layer, const MachineLimits& limits) {
-  if (limits.flop_per_s == 0) return std::numeric_limits<double>::quiet_NaN();
+  if (limits.flop_per_second == 0) return std::numeric_limits<double>::quiet_NaN();
   const double seconds =
-      std::max(layer.flop_executed / limits.flop_per_s, layer.bytes / limits.bytes_per_s);
+      std::max(layer.flop_executed / limits.flop_per_second, layer.bytes / limits.bytes_per_second);
   return seconds / layer.seconds;
 }
 
@@ -144,6 +143,7 @@ Json layers_json(const BenchResult& result) {
                       {"algorithm", layer.algorithm},
                       {"means", layer.means},
                       {"seconds", layer.seconds},
+                      {"wait_s", layer.wait_seconds},
                       {"flop", layer.flop},
                       {"flop_executed", layer.flop_executed},
                       {"bytes", layer.bytes},
@@ -158,33 +158,36 @@ Json layers_json(const BenchResult& result) {
 Json document(const BenchArgs& args, const BenchResult& result) {
   const Shape& image = result.plan.image;
   const double megapixels = static_cast<double>(image.at(1) * image.at(2)) * 1e-6;
-  Json bench = {
-      {"command", "bench"},
-      {"job", args.job},
-      {"model", args.model_name()},
-      {"width", image.at(2)},
-      {"height", image.at(1)},
-      {"backend", args.run.backend},
-      {"precision", args.run.precision},
-      {"simd", cpu_simd_target()},
-      {"threads", result.threads},
-      {"runs", args.runs},
-      {"median_s", result.median},
-      {"min_s", std::ranges::min(result.seconds)},
-      {"max_s", std::ranges::max(result.seconds)},
-      {"runs_s", result.seconds},
-      {"megapixels_per_s", megapixels / result.median},
-      {"flop", result.plan.flop},
-      {"flop_executed", result.flop_executed},
-      {"gflop_per_s", result.plan.flop / result.median * 1e-9},
-      {"executed_gflop_per_s", result.flop_executed / result.median * 1e-9},
-      {"fma_peak_gflop_per_s", result.limits.flop_per_s * 1e-9},
-      {"memory_gbyte_per_s", result.limits.bytes_per_s * 1e-9},
-      {"fraction_of_fma_peak", result.flop_executed / result.median / result.limits.flop_per_s},
-      {"peak_resident_bytes", result.peak_resident_bytes},
-      {"planned_peak_bytes", result.plan.planned_peak_bytes},
-      {"memory_bytes", result.plan.memory_bytes},
-      {"spilled_bytes", result.plan.spilled_bytes}};
+  Json bench = {{"command", "bench"},
+                {"job", args.job},
+                {"model", args.model_name()},
+                {"width", image.at(2)},
+                {"height", image.at(1)},
+                {"backend", args.run.backend},
+                {"precision", args.run.precision},
+                {"simd", cpu_simd_target()},
+                {"threads", result.threads},
+                {"runs", args.runs},
+                {"median_s", result.median},
+                {"min_s", std::ranges::min(result.seconds)},
+                {"max_s", std::ranges::max(result.seconds)},
+                {"runs_s", result.seconds},
+                {"megapixels_per_s", megapixels / result.median},
+                {"flop", result.plan.flop},
+                {"flop_executed", result.flop_executed},
+                {"gflop_per_s", result.plan.flop / result.median * 1e-9},
+                {"executed_gflop_per_s", result.flop_executed / result.median * 1e-9},
+                {"fma_peak_gflop_per_s", result.limits.flop_per_second * 1e-9},
+                {"memory_gbyte_per_s", result.limits.bytes_per_second * 1e-9},
+                {"fraction_of_fma_peak",
+                 result.flop_executed / result.median / result.limits.flop_per_second},
+                {"peak_resident_bytes", result.peak_resident_bytes},
+                {"planned_peak_bytes", result.plan.planned_peak_bytes},
+                {"minimum_bytes", result.plan.minimum_bytes},
+                {"memory_bytes", result.plan.memory_bytes},
+                {"spilled_bytes", result.plan.spilled_bytes},
+                {"flop_again", result.plan.flop_again},
+                {"expected_s", result.plan.seconds}};
   if (args.layers) bench["layers"] = layers_json(result);
   return bench;
 }
@@ -200,15 +203,16 @@ void print_layers(const Report& report, const BenchResult& result) {
     algorithm_width = std::max(algorithm_width, layer.algorithm.size());
   }
   const auto name = static_cast<int>(width), algorithm = static_cast<int>(algorithm_width);
-  report.line(printf_string("%-*s  %-*s %-10s %9s %6s %8s %9s %7s %9s", name, "layer", algorithm,
-                            "algorithm", "result", "ms", "share", "GFLOP/s", "executed", "GB/s",
-                            "of limit"));
+  report.line(printf_string("%-*s  %-*s %-10s %9s %7s %6s %8s %9s %7s %9s", name, "layer",
+                            algorithm, "algorithm", "result", "ms", "waits", "share", "GFLOP/s",
+                            "executed", "GB/s", "of limit"));
   for (const LayerReport& layer : result.layers) {
     report.line(printf_string(
-        "%-*s  %-*s %-10s %9.2f %5.1f%% %8.1f %9.1f %7.2f %9s", name, layer.name.c_str(), algorithm,
-        layer.algorithm.c_str(), layer.means.c_str(), 1e3 * layer.seconds,
-        100 * layer.seconds / result.median, layer.flop / layer.seconds * 1e-9,
-        layer.flop_executed / layer.seconds * 1e-9, layer.bytes / layer.seconds * 1e-9,
+        "%-*s  %-*s %-10s %9.2f %7.2f %5.1f%% %8.1f %9.1f %7.2f %9s", name, layer.name.c_str(),
+        algorithm, layer.algorithm.c_str(), layer.means.c_str(), 1e3 * layer.seconds,
+        1e3 * layer.wait_seconds, 100 * layer.seconds / result.median,
+        layer.flop / layer.seconds * 1e-9, layer.flop_executed / layer.seconds * 1e-9,
+        layer.bytes / layer.seconds * 1e-9,
         percent(fraction_of_limit(layer, result.limits)).c_str()));
   }
 }
@@ -228,21 +232,26 @@ void print(const Report& report, const BenchArgs& args, const BenchResult& resul
       static_cast<long long>(args.runs), format_seconds(std::ranges::min(result.seconds)).c_str(),
       format_seconds(std::ranges::max(result.seconds)).c_str(), megapixels / result.median));
   const double executed_per_s = result.flop_executed / result.median;
-  const bool limits_known = result.limits.flop_per_s > 0;
-  report.line(
-      printf_string("%s directly, %.1f GFLOP/s; %s executed, %.1f GFLOP/s%s",
-                    format_flop(result.plan.flop).c_str(), result.plan.flop / result.median * 1e-9,
-                    format_flop(result.flop_executed).c_str(), executed_per_s * 1e-9,
-                    limits_known ? printf_string(": %.0f %% of the FMA peak",
-                                                 100 * executed_per_s / result.limits.flop_per_s)
-                                       .c_str()
-                                 : ""));
+  const bool limits_known = result.limits.flop_per_second > 0;
+  report.line(printf_string(
+      "%s directly, %.1f GFLOP/s; %s executed, %.1f GFLOP/s%s",
+      format_flop(result.plan.flop).c_str(), result.plan.flop / result.median * 1e-9,
+      format_flop(result.flop_executed).c_str(), executed_per_s * 1e-9,
+      limits_known ? printf_string(": %.0f %% of the FMA peak",
+                                   100 * executed_per_s / result.limits.flop_per_second)
+                         .c_str()
+                   : ""));
   if (limits_known) {
     report.line(printf_string("measured limits: %.1f GFLOP/s float32, %.1f GB/s of memory",
-                              result.limits.flop_per_s * 1e-9, result.limits.bytes_per_s * 1e-9));
+                              result.limits.flop_per_second * 1e-9,
+                              result.limits.bytes_per_second * 1e-9));
   }
+  const Plan& plan = result.plan;
   report.line("peak resident memory " + format_bytes(result.peak_resident_bytes) + ", planned " +
-              format_bytes(result.plan.planned_peak_bytes));
+              format_bytes(plan.planned_peak_bytes) + ", smallest budget " +
+              format_bytes(plan.minimum_bytes) + "; expected " + format_seconds(plan.seconds) +
+              ", " + format_flop(plan.flop_again) + " computed again, " +
+              format_bytes(plan.spilled_bytes) + " spilled");
   if (args.layers) print_layers(report, result);
 }
 
@@ -271,8 +280,8 @@ void add_bench(CLI::App& program, Action& action) {
 With --family and no --model the weights are random: the time does not depend on
 them. A run is one whole job from memory to memory, weight transforms included;
 there is no run to warm up. Limits are measured on the spot: fused multiply-adds from
-registers, and a copy in memory. A layer's limit is the slower of the two for what
-it executes and moves.)");
+registers, and reading memory. A layer's limit is the slower of the two for what
+it executes and moves; its time includes its waits for the scratch file.)");
   line.choice("JOB", args->job, {"decode", "encode"}, "Default: decode");
   line.size("--size", args->size, "Of the picture (default 1024x1024)");
   line.number("--runs", args->runs, 1, kMostRuns, "Default: 3");

@@ -92,9 +92,15 @@ Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, con
 template <class Take>
 void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const std::string& input,
                      const LatentFile& file, const Size& size, bool raw, ProgressMeter& meter,
-                     const Take& take) {
+                     bool collects, const Take& take) {
   RunOptions options = args.run.options();
   const int64_t count = file.latents.dim(0);
+  // The latents of the file, and where the pictures are collected, all of them.
+  options.held_bytes = 4 * file.latents.size();
+  if (collects) {
+    options.held_bytes +=
+        byte_count(DType::kF32, {count, size.height, size.width, model.config().out_channels});
+  }
   for (int64_t b = 0; b < count; ++b) {
     const auto share = [&](int64_t done) {
       return static_cast<double>(done) / static_cast<double>(count);
@@ -179,15 +185,16 @@ class DecodeJob {
     const bool together = paths.size() == 1;
     const int64_t count = file.latents.dim(0);
     Tensor all;
+    const bool collects = together && count > 1;
     const auto take = [&](int64_t b, const Tensor& image) {
-      if (together && count > 1) {
+      if (collects) {
         put_picture(all, b, count, image);
         return;
       }
       write_image(image, paths[static_cast<size_t>(b)], args_.picture.options(), format_);
     };
-    decode_pictures(model_, args_, args_.latents[i], file, size, raw, meter, take);
-    if (together && count > 1) write_image(all, paths[0], args_.picture.options(), format_);
+    decode_pictures(model_, args_, args_.latents[i], file, size, raw, meter, collects, take);
+    if (collects) write_image(all, paths[0], args_.picture.options(), format_);
   }
 
   const DecodeArgs& args_;

@@ -75,6 +75,9 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
     options.progress = meter.part(share(b), share(b + 1));
     const Tensor picture = picture_of(image, b);
     const Tensor padded = padded_picture(picture, model.config().spatial_factor());
+    // All that was read and made, but for what the job itself counts.
+    const bool copied = padded.data() != picture.data();
+    options.held_bytes = 4 * (image.size() - (copied ? 0 : picture.size()) + file.latents.size());
     const Tensor latents = encode_picture(model, args, file.unscaled, padded, options);
     check_finite(latents, input, args.model.name());
     put_picture(file.latents, b, count, latents);

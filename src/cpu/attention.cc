@@ -49,6 +49,8 @@ struct AttentionShape {
   int64_t tokens, channels, blocks, padded, chunks, plane;
 
   int64_t x_floats() const { return chunks * blocks * plane; }
+  // Two results, two left and two right factors; two biases.
+  int64_t projection_floats() const { return 6 * padded * padded + 2 * padded; }
   // queries, sums of x, scores; maximum and sum of each query
   int64_t slot_floats() const {
     return kQueries * (2 * padded + std::min(kKeys, tokens)) + 2 * kQueries;
@@ -290,8 +292,7 @@ std::vector<float> floats(const TensorView& view) {
 AttentionProjections fold_projections(const Simd& simd, const AttentionWeights& w,
                                       const AttentionShape& s, Workspace& work, Stages& stages) {
   const int64_t c = s.channels, n = s.padded, square = n * n;
-  // Two results, two left and two right factors; two biases.
-  float* memory = work.projections.reserve(6 * square + 2 * n);
+  float* memory = work.projections.reserve(s.projection_floats());
   float* const results[2] = {memory, memory + square};
   float* const lefts[2] = {memory + 2 * square, memory + 3 * square};
   float* const rights[2] = {memory + 4 * square, memory + 5 * square};
@@ -367,11 +368,13 @@ void sum_bands(const Simd& simd, const AttentionCall& call, Workspace& work, Sta
 
 }  // namespace
 
-int64_t attention_workspace_bytes(Extent x, int64_t batch, int threads) {
+WorkspaceBytes attention_workspace(Extent x, int64_t batch, int threads) {
   const AttentionShape s(x);
-  return 4 *
-         (batch * s.x_floats() + 6 * s.padded * s.padded + 2 * s.padded +
-          threads * s.slot_floats() + batch * divide_up(x.h, kAttentionBandRows) * 3 * s.padded);
+  WorkspaceBytes bytes = workspace_bytes(threads, s.slot_floats(),
+                                         batch * divide_up(x.h, kAttentionBandRows), s.channels);
+  bytes.attention =
+      Buffer::bytes_for(s.projection_floats()) + Buffer::bytes_for(batch * s.x_floats());
+  return bytes;
 }
 
 double attention_flop(Extent x) {

@@ -268,11 +268,12 @@ double bf16_flop(const ConvNode& node, Extent y) {
          static_cast<double>(y.h * y.w);
 }
 
-int64_t bf16_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {
+WorkspaceBytes bf16_workspace(const ConvNode& node, Extent y, int64_t batch, int threads) {
   const Bf16Shape s(node);
   const int64_t units =
       batch * divide_up(y.h, bf16_band_rows(node)) * divide_up(y.w / s.step, kBf16Columns);
-  return 4 * (threads * s.slot_floats() + units * 3 * round_up(y.c, kBlock));
+  const int64_t filter = node.conv.in * node.conv.kernel * node.conv.kernel;
+  return workspace_bytes(threads, std::max(s.slot_floats(), filter), units, y.c);
 }
 
 void bf16_conv(const Simd& simd, Bf16Unit unit, const ConvProblem& p, Workspace& work,

@@ -30,7 +30,7 @@ int64_t bf16_weight_floats(const ConvNode& node);  // in floats, though they are
 void bf16_prepare(const ConvNode& node, Workspace& work, float* weights,
                   const ThreadPool::Tick& tick);
 double bf16_flop(const ConvNode& node, Extent y);
-int64_t bf16_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads);
+WorkspaceBytes bf16_workspace(const ConvNode& node, Extent y, int64_t batch, int threads);
 void bf16_conv(const Simd& simd, Bf16Unit unit, const ConvProblem& problem, Workspace& work,
                Stages& stages);
 

@@ -2,52 +2,53 @@
 // to call.
 #pragma once
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
-#include "core/no_memory.h"
+#include "ops/row_memory.h"
 
 namespace calotype::cpu {
 
 inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-// Grows, never shrinks, and does not keep its contents when it grows.
+// Grows, and does not keep its contents when it grows. Its pages are the system's own, not of the
+// heap, so that all that is let go really goes.
 class Buffer {
  public:
+  // What `count` floats take: whole pages, huge ones from 2 MiB on (fewer TLB misses).
+  static int64_t bytes_for(int64_t count) {
+    return round_up(count * 4, count * 4 >= kHugePage ? kHugePage : 4096);
+  }
+
   // At least `count` floats, uninitialised.
   float* reserve(int64_t count) {
-    if (count > capacity_) {
-      data_.reset();
-      capacity_ = 0;
-      const auto bytes = static_cast<size_t>(round_up(count * 4, count * 4 >= kHuge ? kHuge : 64));
-      void* p = std::aligned_alloc(bytes >= kHuge ? static_cast<size_t>(kHuge) : 64, bytes);
-      if (p == nullptr) fail_no_memory("a workspace of ", bytes, " bytes");
-#ifdef __linux__
-      if (bytes >= kHuge) (void)madvise(p, bytes, MADV_HUGEPAGE);  // fewer TLB misses
-#endif
-      data_.reset(static_cast<float*>(p));
-      capacity_ = count;
+    const int64_t bytes = bytes_for(count);
+    if (bytes > capacity_) {
+      range_ = AddressRange();  // before there is more
+      range_ = AddressRange(bytes, bytes);
+      capacity_ = bytes;
+      used_ = 0;
     }
-    return data_.get();
+    used_ = std::max(used_, bytes);
+    return data();
   }
-  float* data() { return data_.get(); }
-  const float* data() const { return data_.get(); }
+  // Lets go of what is beyond `bytes`, a result of bytes_for.
+  void fit(int64_t bytes) {
+    if (used_ <= bytes) return;
+    ::madvise(range_.data() + bytes, static_cast<size_t>(used_ - bytes), MADV_DONTNEED);
+    used_ = bytes;
+  }
+  int64_t held_bytes() const { return used_; }
+  float* data() { return reinterpret_cast<float*>(range_.data()); }
+  const float* data() const { return reinterpret_cast<const float*>(range_.data()); }
 
  private:
-  static constexpr int64_t kHuge = int64_t{2} << 20;  // bytes of a huge page on x86-64 and arm64
-
-  struct Free {
-    void operator()(float* p) const noexcept { std::free(p); }
-  };
-  std::unique_ptr<float[], Free> data_;
-  int64_t capacity_ = 0;
+  AddressRange range_;
+  int64_t capacity_ = 0, used_ = 0;  // bytes; beyond `used_` nothing has memory
 };
 
 }  // namespace calotype::cpu

@@ -61,6 +61,7 @@ class CpuOps : public Ops {
     const ThreadPool::Tick poll = [&](int64_t) { tick(0); };
     clear_pages(static_cast<std::byte*>(memory), prepared_bytes(graph, node), poll);
     float* weights = static_cast<float*>(memory);
+    work_.open(workspace_of(*conv, graph.extent(conv->x), graph.extent(conv->y), 1, 1));
     switch (algorithm_of(*conv)) {
       case Algorithm::kBf16:
         return bf16_prepare(*conv, work_, weights, poll);
@@ -73,28 +74,21 @@ class CpuOps : public Ops {
     }
   }
 
-  int64_t workspace_bytes(const Graph& graph, const Node& node, int64_t batch) const override {
+  WorkspaceBytes workspace(const Graph& graph, const Node& node, int64_t batch,
+                           int64_t rows) const override {
     const Extent y = graph.extent(output_of(node));
     const ConvNode* conv = as_conv(node);
-    if (conv == nullptr) return attention_workspace_bytes(y, batch, work_.threads);
-    switch (algorithm_of(*conv)) {
-      case Algorithm::kBf16:
-        return bf16_workspace_bytes(*conv, y, batch, work_.threads);
-      case Algorithm::kNarrow:
-        return narrow_workspace_bytes(*conv, y, batch, work_.threads);
-      case Algorithm::kWinograd:
-        return winograd_workspace_bytes(winograd_shape(graph, *conv), y, batch, work_.threads);
-      case Algorithm::kDirect:
-        break;
-    }
-    return direct_workspace_bytes(*conv, y, batch, work_.threads);
+    if (conv == nullptr) return attention_workspace(y, batch, work_.threads);
+    return workspace_of(*conv, graph.extent(conv->x), y, batch, rows);
   }
 
-  // Three quarters of 32 FLOP a cycle (AVX2; twice that with AVX-512, half with NEON) at 3 GHz.
-  double flop_per_second() const override {
-    const double lanes = simd_.name == "avx512" ? 16 : simd_.name == "avx2" ? 8 : 4;
-    return 0.75 * 3e9 * 4 * lanes * work_.threads;
+  WorkspaceBytes held_workspace() const override { return work_.held(); }
+  void fit_workspace(const WorkspaceBytes& most) override { work_.fit(most); }
+
+  std::string name() const override {
+    return cat(simd_.name, bf16_ ? "-bf16-" : fast_ ? "-fast-" : "-f32-", work_.threads);
   }
+  int threads() const override { return work_.threads; }
 
   std::string algorithm(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);
@@ -146,6 +140,7 @@ class CpuOps : public Ops {
                               load_bias(node.conv),
                               static_cast<const float*>(call.prepared)};
     Stages stages(tick);
+    work_.open(workspace_of(node, problem.x, problem.y, call.batch, call.y.rows));
     switch (algorithm_of(node)) {
       case Algorithm::kBf16:
         return bf16_conv(simd_, *bf16_, problem, work_, stages);
@@ -161,6 +156,7 @@ class CpuOps : public Ops {
   void attention(const AttentionCall& call, const Tick& tick) override {
     const FoldedNorm norm = fold_norm(call.node->norm, call.x_stats, call.batch);
     Stages stages(tick);
+    work_.open(attention_workspace(call.x.extent, call.batch, work_.threads));
     cpu::attention(simd_, call, norm, work_, stages);
   }
 
@@ -171,6 +167,22 @@ class CpuOps : public Ops {
     return narrow_takes(node)     ? Algorithm::kNarrow
            : winograd_takes(node) ? Algorithm::kWinograd
                                   : Algorithm::kDirect;
+  }
+  WorkspaceBytes workspace_of(const ConvNode& conv, Extent x, Extent y, int64_t batch,
+                              int64_t rows) const {
+    Extent strip = y;
+    strip.h = rows;
+    switch (algorithm_of(conv)) {
+      case Algorithm::kBf16:
+        return bf16_workspace(conv, strip, batch, work_.threads);
+      case Algorithm::kNarrow:
+        return narrow_workspace(conv, strip, batch, work_.threads);
+      case Algorithm::kWinograd:
+        return winograd_workspace({simd_, conv, x, y, fast_}, strip, batch, work_.threads);
+      case Algorithm::kDirect:
+        break;
+    }
+    return direct_workspace(conv, strip, batch, work_.threads);
   }
   WinogradShape winograd_shape(const Graph& graph, const ConvNode& node) const {
     return WinogradShape(simd_, node, graph.extent(node.x), graph.extent(node.y), fast_);

@@ -222,10 +222,10 @@ void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace&
       tick);
 }
 
-int64_t direct_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {
+WorkspaceBytes direct_workspace(const ConvNode& node, Extent y, int64_t batch, int threads) {
   const DirectShape s(node, y);
   const int64_t units = batch * divide_up(y.h, kDirectBandRows) * s.columns;
-  return 4 * (threads * s.slot_floats() + units * 3 * round_up(y.c, kBlock));
+  return workspace_bytes(threads, s.slot_floats(), units, y.c);
 }
 
 void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {

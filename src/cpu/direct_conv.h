@@ -11,7 +11,7 @@ constexpr int64_t kDirectBandRows = 4;
 int64_t direct_weight_floats(const ConvNode& node);
 void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace& work,
                     float* weights, const ThreadPool::Tick& tick);
-int64_t direct_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads);
+WorkspaceBytes direct_workspace(const ConvNode& node, Extent y, int64_t batch, int threads);
 void direct_conv(const Simd& simd, const ConvProblem& problem, Workspace& work, Stages& stages);
 
 }  // namespace calotype::cpu

@@ -1,5 +1,6 @@
 #include "cpu/limits.h"
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <functional>
@@ -11,6 +12,8 @@
 #define HWY_TARGET_INCLUDE "cpu/limits.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.
+#include "calotype/machine.h"
+#include "cpu/thread_pool.h"
 #include "cpu/vector-inl.h"
 #include "hwy/highway.h"
 
@@ -94,12 +97,13 @@ double measure_flop_per_second(int threads) {
     const std::lock_guard lock(mutex);
     total += rate;
   });
-  return total;
+  // Threads that share a core share its rate.
+  return total * std::min(1.0, static_cast<double>(available_threads()) / threads);
 }
 
-CpuLimits measure_cpu_limits(int threads) {
+MachineLimits measure_limits(int threads) {
   using namespace cpu;
-  CpuLimits limits;
+  MachineLimits limits;
   limits.flop_per_second = measure_flop_per_second(threads);
   constexpr int64_t kFloats = int64_t{64} << 20;  // 256 MiB
   Buffer buffer;

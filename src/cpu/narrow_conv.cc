@@ -199,10 +199,10 @@ void narrow_prepare(const Simd& simd, const ConvNode& node, float* weights) {
   CALOTYPE_DISPATCH(PackNarrow, simd)(NarrowShape(node.conv, 1), filters.data(), weights);
 }
 
-int64_t narrow_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads) {
+WorkspaceBytes narrow_workspace(const ConvNode& node, Extent y, int64_t batch, int threads) {
   const NarrowShape s(node.conv, y.w);
   const int64_t units = batch * divide_up(y.h, kNarrowBandRows) * s.blocks;
-  return 4 * (threads * s.slot_floats() + units * 3 * round_up(s.out, kBlock));
+  return workspace_bytes(threads, s.slot_floats(), units, s.out);
 }
 
 void narrow_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {

@@ -16,7 +16,7 @@ bool narrow_takes(const ConvNode& node);
 double narrow_flop(const ConvNode& node, Extent y);
 int64_t narrow_weight_floats(const ConvNode& node);
 void narrow_prepare(const Simd& simd, const ConvNode& node, float* weights);
-int64_t narrow_workspace_bytes(const ConvNode& node, Extent y, int64_t batch, int threads);
+WorkspaceBytes narrow_workspace(const ConvNode& node, Extent y, int64_t batch, int threads);
 void narrow_conv(const Simd& simd, const ConvProblem& problem, Workspace& work, Stages& stages);
 
 }  // namespace calotype::cpu

@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/cat.h"
 #include "cpu/buffer.h"
 #include "cpu/simd.h"
 #include "cpu/thread_pool.h"
@@ -48,6 +49,8 @@ class ChannelSums {
     float* shift = buffer_.data() + unit * 3 * channels_;
     return {shift, shift + channels_, shift + 2 * channels_};
   }
+  void fit(int64_t bytes) { buffer_.fit(bytes); }
+  int64_t held_bytes() const { return buffer_.held_bytes(); }
   void set_count(int64_t unit, int64_t pixels) { counts_[static_cast<size_t>(unit)] = pixels; }
   // Merges the unit's channels into its groups, in order.
   void merge_into(int64_t unit, int64_t channels, std::span<GroupStats> groups);
@@ -64,14 +67,46 @@ void merge_sums(ChannelSums& sums, int64_t channels, int64_t parts, int64_t firs
 
 // Memory that an Ops keeps: shared by all threads, and of each.
 struct Workspace {
-  explicit Workspace(int count) : threads(count), slots(static_cast<size_t>(count)) {}
+  explicit Workspace(int count) : threads(count) {}
   int threads;
   Buffer projections, keys;  // of attention
   ChannelSums sums;
-  std::vector<Buffer> slots;
 
-  float* slot(int i, int64_t floats) { return slots[static_cast<size_t>(i)].reserve(floats); }
+  // Before a call whose threads take up to so many bytes, as workspace_bytes() gave them.
+  void open(const WorkspaceBytes& bytes) {
+    slots_.reserve(bytes.slots / 4);
+    slot_floats_ = bytes.slots / 4 / threads / kBlock * kBlock;
+  }
+  float* slot(int i, int64_t floats) {
+    if (floats > slot_floats_) fail(ErrorCode::kInternal, "a thread's scratch is too small");
+    return slots_.data() + i * slot_floats_;
+  }
+  WorkspaceBytes held() const {
+    return {.slots = slots_.held_bytes(),
+            .sums = sums.held_bytes(),
+            .attention = projections.held_bytes() + keys.held_bytes()};
+  }
+  void fit(const WorkspaceBytes& most) {
+    slots_.fit(most.slots);
+    sums.fit(most.sums);
+    if (most.attention > 0) return;
+    projections.fit(0);
+    keys.fit(0);
+  }
+
+ private:
+  // One after the other, so that huge pages hold them all.
+  Buffer slots_;
+  int64_t slot_floats_ = 0;
 };
+
+// Of an algorithm whose threads take `slot_floats` each, and whose `units` leave sums of
+// `channels`.
+inline WorkspaceBytes workspace_bytes(int threads, int64_t slot_floats, int64_t units,
+                                      int64_t channels) {
+  return {.slots = Buffer::bytes_for(threads * round_up(slot_floats, kBlock)),
+          .sums = Buffer::bytes_for(units * 3 * round_up(channels, kBlock))};
+}
 
 // `node` is of a lowered graph: it has no shortcut.
 struct ConvProblem {

@@ -63,7 +63,7 @@ struct WinogradShape {
 bool winograd_takes(const ConvNode& node);
 
 double winograd_flop(const WinogradShape& shape);
-int64_t winograd_workspace_bytes(const WinogradShape& shape, Extent y, int64_t batch, int threads);
+WorkspaceBytes winograd_workspace(const WinogradShape& shape, Extent y, int64_t batch, int threads);
 // Transforms the weights into `weights`, of WinogradShape::weight_floats().
 void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShape& shape,
                       Workspace& work, float* weights, const ThreadPool::Tick& tick);

@@ -73,9 +73,9 @@ double winograd_flop(const WinogradShape& s) {
   return 2 * static_cast<double>(s.out_padded * s.groups()) * tiles * depth;
 }
 
-int64_t winograd_workspace_bytes(const WinogradShape& s, Extent y, int64_t batch, int threads) {
+WorkspaceBytes winograd_workspace(const WinogradShape& s, Extent y, int64_t batch, int threads) {
   const int64_t units = batch * divide_up(y.h, s.band_rows()) * s.blocks * s.passes;
-  return 4 * (threads * s.slot_floats() + units * 3 * s.out_padded);
+  return workspace_bytes(threads, s.slot_floats(), units, s.out_padded);
 }
 
 }  // namespace calotype::cpu

@@ -5,13 +5,16 @@
 #include <cstdlib>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "core/cat.h"
 #include "core/checked.h"
 #include "cpu/cpu_ops.h"
+#include "model/ledger.h"
 #include "ops/executor.h"
 #include "ops/machine.h"
 #include "ops/scratch.h"
+#include "ops/speed.h"
 #include "reference/reference_ops.h"
 
 namespace calotype {
@@ -47,17 +50,9 @@ Job::Job(const Graph& graph, const Model& model, int64_t batch, const RunOptions
       options_(options),
       ops_(make_ops(options)) {}
 
-// What the budget counts besides the plan: the library, input and output, weights that live in the
-// heap.
-int64_t Job::base_bytes() const {
-  const auto tensor = [&](Activation a) {
-    const Extent e = graph_.extent(a);
-    const int64_t values = checked_mul(checked_mul(checked_mul(e.h, e.w), e.c), batch_);
-    const int64_t wide = ops_->element() == DType::kF64 ? 8 : 0;  // the reference's own copies
-    return checked_mul(values, 4 + wide);
-  };
-  int64_t bytes =
-      checked_add(kProgramBytes, checked_add(tensor(graph_.input()), tensor(graph_.output())));
+// What several jobs of a process have in common: the program, and weights that live in the heap.
+int64_t Job::shared_bytes() const {
+  int64_t bytes = kProgramBytes;
   if (!model_.mapped) {
     for (const auto& [name, view] : model_.tensors)
       bytes = checked_add(bytes, byte_count(view.dtype, view.shape));
@@ -65,7 +60,24 @@ int64_t Job::base_bytes() const {
   return bytes;
 }
 
-int64_t Job::budget() const { return memory_budget(options_.memory); }
+// What the budget counts besides the plan: what is shared, input and output, what the caller holds.
+int64_t Job::base_bytes() const {
+  const auto tensor = [&](Activation a) {
+    const Extent e = graph_.extent(a);
+    const int64_t values = checked_mul(checked_mul(checked_mul(e.h, e.w), e.c), batch_);
+    const int64_t wide = ops_->element() == DType::kF64 ? 8 : 0;  // the reference's own copies
+    return checked_mul(values, 4 + wide);
+  };
+  return checked_add(checked_add(shared_bytes(), std::max<int64_t>(options_.held_bytes, 0)),
+                     checked_add(tensor(graph_.input()), tensor(graph_.output())));
+}
+
+int64_t Job::budget() const {
+  const int64_t wanted = memory_asked_for(options_.memory);
+  if (wanted > 0) return wanted;
+  // What other jobs have taken of it is not free any more, but theirs to share.
+  return MemoryLedger::shared().common_budget([] { return available_memory() / 4 * 3; });
+}
 
 PlanOptions Job::plan_options(int64_t budget) const {
   const std::string folder = scratch_folder(options_.scratch);
@@ -81,11 +93,17 @@ PlanOptions Job::plan_options(int64_t budget) const {
         fail(ErrorCode::kCancelled, "cancelled while the job was planned");
     };
   }
+  if (options_.backend == Backend::kReference) {
+    plan.speed.flop_per_second =
+        1e9 * ops_->threads();  // plain loops; to measure them takes seconds
+  } else {
+    plan.speed = machine_speed(*ops_, folder);
+  }
   return plan;
 }
 
-ExecutionPlan Job::plan_group(int64_t pictures) const {
-  const int64_t left = budget() - base_bytes();
+ExecutionPlan Job::plan_group(int64_t pictures, int64_t budget) const {
+  const int64_t left = budget - base_bytes();
   PlanOptions options = plan_options(std::max<int64_t>(left, 1));
   ExecutionPlan plan;
   try {
@@ -94,20 +112,18 @@ ExecutionPlan Job::plan_group(int64_t pictures) const {
     if (error.code() != ErrorCode::kOutOfMemory) throw;
     const int64_t least =
         checked_add(base_bytes(), smallest_plan(graph_, *ops_, pictures, options).peak_bytes);
-    fail(ErrorCode::kOutOfMemory, "a memory budget of ", budget(),
+    fail(ErrorCode::kOutOfMemory, "a memory budget of ", budget,
          " bytes is too small for this picture; the smallest that works is ", least, " bytes");
   }
-  if (plan.spilled_bytes == 0) return plan;
-  options.disk_bytes_per_second = disk_bytes_per_second(scratch_folder(options_.scratch));
-  return plan_execution(graph_, *ops_, pictures, options);
+  return plan;
 }
 
 // How many pictures of the batch are computed together: all where that fits and is worth it.
-int64_t Job::group() const {
+int64_t Job::group(int64_t budget) const {
   double flop = 0;
   for (const Node& node : graph_.nodes()) flop += ops_->flop_executed(graph_, node);
   if (batch_ == 1 || flop > kAloneFlop) return 1;
-  const int64_t left = budget() - base_bytes();
+  const int64_t left = budget - base_bytes();
   for (int64_t pictures = batch_; pictures > 1; pictures = (pictures + 1) / 2) {
     PlanOptions unbounded = plan_options(0);
     if (plan_execution(graph_, *ops_, pictures, unbounded).peak_bytes <= left) return pictures;
@@ -116,17 +132,18 @@ int64_t Job::group() const {
 }
 
 Plan Job::plan() {
-  const ExecutionPlan chosen = plan_group(group());
+  const int64_t budget = this->budget(), group = this->group(budget);
+  const ExecutionPlan chosen = plan_group(group, budget);
   Plan plan;
   for (const Node& node : network_.nodes())
     plan.flop += static_cast<double>(batch_) * flop_of(network_, node);
-  const int64_t runs = (batch_ + group() - 1) / group();
+  const int64_t runs = (batch_ + group - 1) / group;
   const auto groups = static_cast<double>(runs);
   plan.flop_executed = groups * chosen.flop_executed;
   plan.flop_again = groups * chosen.flop_again;
   plan.spilled_bytes = runs * chosen.spilled_bytes;
   plan.seconds = groups * chosen.seconds;
-  plan.memory_bytes = budget();
+  plan.memory_bytes = budget;
   plan.planned_peak_bytes = checked_add(base_bytes(), chosen.peak_bytes);
   plan.minimum_bytes = smallest_budget();
   return plan;
@@ -136,17 +153,37 @@ int64_t Job::smallest_budget() {
   return checked_add(base_bytes(), smallest_plan(graph_, *ops_, 1, plan_options(1)).peak_bytes);
 }
 
-Tensor Job::run(const Tensor& input) { return run_groups(input, group()); }
+Tensor Job::run(const Tensor& input) {
+  const int64_t budget = this->budget();
+  int64_t group = 1;
+  ExecutionPlan chosen;
+  const auto plan_in = [&](int64_t left) -> std::optional<int64_t> {
+    try {
+      group = this->group(left);
+      chosen = plan_group(group, left);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kOutOfMemory || left >= budget) throw;
+      return {};
+    }
+    return base_bytes() - shared_bytes() + chosen.peak_bytes;
+  };
+  const auto poll = [&] {
+    if (options_.progress && !options_.progress({0, "waiting for memory"}))
+      fail(ErrorCode::kCancelled, "cancelled while other jobs had the memory");
+  };
+  const auto reservation = MemoryLedger::shared().reserve(budget, plan_in, poll);
+  return run_groups(input, group, std::move(chosen));
+}
 
-Tensor Job::run_groups(const Tensor& input, int64_t group) {
+Tensor Job::run_groups(const Tensor& input, int64_t group, ExecutionPlan plan) {
   const Extent in = graph_.extent(graph_.input()), out = graph_.extent(graph_.output());
-  std::optional<ExecutionPlan> plan;
-  int64_t planned = 0;
+  const int64_t reserved = base_bytes() + plan.peak_bytes;
+  int64_t planned = group;
   Tensor output({batch_, out.h, out.w, out.c});
   for (int64_t first = 0; first < batch_; first += group) {
     const int64_t pictures = std::min(group, batch_ - first);
     done_ = static_cast<double>(first) / static_cast<double>(batch_);
-    if (pictures != planned) plan = plan_group(pictures);
+    if (pictures != planned) plan = plan_group(pictures, reserved);  // the last, of fewer pictures
     planned = pictures;
     const int64_t in_size = in.h * in.w * in.c, out_size = out.h * out.w * out.c;
     const float* x = input.data() + first * in_size;
@@ -163,12 +200,12 @@ Tensor Job::run_groups(const Tensor& input, int64_t group) {
       };
     }
     if (ops_->element() == DType::kF32) {
-      execute(graph_, *ops_, *plan, pictures, x, y, options);
+      execute(graph_, *ops_, plan, pictures, x, y, options);
       continue;
     }
     const std::vector<double> wide_x(x, x + pictures * in_size);
     std::vector<double> wide_y(static_cast<size_t>(pictures * out_size));
-    execute(graph_, *ops_, *plan, pictures, wide_x.data(), wide_y.data(), options);
+    execute(graph_, *ops_, plan, pictures, wide_x.data(), wide_y.data(), options);
     std::transform(wide_y.begin(), wide_y.end(), y, [](double v) { return static_cast<float>(v); });
   }
   return output;

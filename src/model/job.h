@@ -21,16 +21,19 @@ class Job {
 
   // Throws Error(kOutOfMemory) where the budget is too small, naming the smallest that works.
   Plan plan();
+  // Jobs that run at once in this process share the budget (see ledger.h): one that finds too
+  // little left of it takes a smaller plan, or waits.
   Tensor run(const Tensor& input);
 
  private:
+  int64_t shared_bytes() const;
   int64_t base_bytes() const;
   int64_t budget() const;
   PlanOptions plan_options(int64_t budget) const;
   int64_t smallest_budget();
-  ExecutionPlan plan_group(int64_t pictures) const;
-  int64_t group() const;
-  Tensor run_groups(const Tensor& input, int64_t group);
+  ExecutionPlan plan_group(int64_t pictures, int64_t budget) const;
+  int64_t group(int64_t budget) const;
+  Tensor run_groups(const Tensor& input, int64_t group, ExecutionPlan plan);
 
   Graph graph_;  // lowered
   const Graph network_;

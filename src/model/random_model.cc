@@ -42,17 +42,26 @@ Model random_model(const AutoencoderKLConfig& config, uint64_t seed, DType dtype
     } else if (weight || name == "bn.running_var") {
       mean = 1;
     }
-    std::vector<float> values(static_cast<size_t>(element_count(shape)));
-    for (size_t i = 0; i < values.size(); i += 4) {
-      const std::array<uint32_t, 4> bits = random_bits(seed, stream, i / 4);
-      for (size_t k = 0; k < std::min<size_t>(4, values.size() - i); k++) {
-        values[i + k] = static_cast<float>(mean + bound * (bits[k] * 0x1p-31 - 1));
-      }
-    }
-    stream++;
     auto bytes =
         std::make_shared<std::vector<std::byte>>(static_cast<size_t>(byte_count(dtype, shape)));
-    convert_elements(values, dtype, bytes->data());
+    // In parts, so that the heap never holds a whole tensor twice. Of Q8_0 they are whole blocks.
+    constexpr int64_t kPart = 4096;
+    std::array<float, kPart> values = {};
+    const int64_t size = element_count(shape);
+    for (int64_t first = 0; first < size; first += kPart) {
+      const int64_t count = std::min(kPart, size - first);
+      for (int64_t i = 0; i < count; i += 4) {
+        const std::array<uint32_t, 4> bits =
+            random_bits(seed, stream, static_cast<uint64_t>((first + i) / 4));
+        for (size_t k = 0; k < 4; k++) {
+          values[static_cast<size_t>(i) + k] =
+              static_cast<float>(mean + bound * (bits[k] * 0x1p-31 - 1));
+        }
+      }
+      convert_elements({values.data(), static_cast<size_t>(count)}, dtype,
+                       bytes->data() + byte_count(dtype, {first}));
+    }
+    stream++;
     model.tensors[name] = {dtype, shape, bytes->data()};
     model.storage.push_back(std::move(bytes));
   }

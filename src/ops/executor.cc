@@ -23,7 +23,7 @@ int64_t elements_of(Extent e) { return checked_mul(checked_mul(e.h, e.w), e.c); 
 int64_t page_down(int64_t bytes) { return bytes / kScratchPage * kScratchPage; }
 int64_t page_up(int64_t bytes) { return page_down(bytes + kScratchPage - 1); }
 
-// Lets the pages of a mapped weight go: they come back from the page cache when they are read
+// Lets the pages of a mapped tensor go: they come back from the page cache when they are read
 // again.
 void drop_pages(const TensorView& view) {
   static const auto kPage = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
@@ -31,6 +31,20 @@ void drop_pages(const TensorView& view) {
   const uintptr_t bytes = into_page + static_cast<uintptr_t>(byte_count(view.dtype, view.shape));
   ::madvise(const_cast<std::byte*>(view.data) - into_page, (bytes + kPage - 1) / kPage * kPage,
             MADV_DONTNEED);
+}
+
+// Those of all that a node reads: the kernel maps pages around the one that is touched, so that a
+// bias brings some of its neighbours back.
+void drop_pages(const Node& node) {
+  const auto drop = [](const auto&... views) { (drop_pages(views), ...); };
+  if (const auto* conv = std::get_if<ConvNode>(&node)) {
+    drop(conv->conv.weight, conv->conv.bias);
+    if (conv->norm) drop(conv->norm->weight, conv->norm->bias);
+    return;
+  }
+  const auto& [name, x, y, norm, w] = std::get<AttentionNode>(node);
+  drop(norm.weight, norm.bias, w.query, w.key, w.value, w.out, w.query_bias, w.key_bias,
+       w.value_bias, w.out_bias);
 }
 
 // One activation's rows: addresses for all, memory for those alive.
@@ -81,7 +95,8 @@ class Execution {
         options_(options),
         memory_(plan.chunk_bytes),
         stats_(static_cast<size_t>(graph.activations())),
-        seconds_(graph.nodes().size(), 0) {
+        seconds_(graph.nodes().size(), 0),
+        waits_(graph.nodes().size(), 0) {
     if (plan.scratch_bytes > 0) scratch_.emplace(options.scratch_folder, plan.scratch_bytes);
   }
 
@@ -89,7 +104,10 @@ class Execution {
     for (const Pass& pass : plan_.passes) {
       for (const int index : pass.nodes) total_flop_ += flop(index);
     }
-    for (size_t p = 0; p < plan_.passes.size(); p++) run_pass(plan_.passes[p], plan_.strip_rows[p]);
+    for (size_t p = 0; p < plan_.passes.size(); p++) {
+      make_room(plan_.memory[p]);
+      run_pass(plan_.passes[p], plan_.strip_rows[p]);
+    }
     if (options_.progress && !options_.progress({1.0, ""}))
       fail(ErrorCode::kCancelled, "cancelled at the end");
     if (options_.layers != nullptr) {
@@ -141,15 +159,27 @@ class Execution {
     return result;
   }
 
+  // Spare chunks and buffers of earlier passes stay, since new pages cost time, but only where the
+  // pass leaves room for them.
+  void make_room(const PassMemory& pass) {
+    const auto workspace = [&] { return ops_.held_workspace().at_least(pass.workspace).total(); };
+    const int64_t rows = std::max(memory_.held_bytes() + pass.weights, pass.rows);
+    if (rows + workspace() > plan_.peak_bytes) ops_.fit_workspace(pass.workspace);
+    memory_.trim(plan_.peak_bytes - workspace() - pass.weights);
+  }
+
   void run_pass(const Pass& pass, int64_t strip_rows) {
     for (const int index : pass.nodes) prepare(index);
     for (const int a : pass.collects) bands_[a] = make_bands(a);
-    for (const Step& step : make_steps(graph_, ops_, plan_.means, pass, strip_rows)) follow(step);
+    for (const Step& step : make_steps(graph_, ops_, plan_.means, pass, strip_rows)) {
+      follow(step, pass.nodes.back());
+    }
     for (auto& [a, bands] : bands_) stats_[static_cast<size_t>(a)] = bands.merged();
     bands_.clear();
     for (const int index : pass.nodes) {
       if (const auto prepared = prepared_.find(index); prepared != prepared_.end())
         prepared->second.release(1, memory_);
+      if (options_.mapped_weights) drop_pages(node(index));
     }
   }
 
@@ -183,7 +213,8 @@ class Execution {
     return bands;
   }
 
-  void follow(const Step& step) {
+  // `target` is the node whose result the pass is for.
+  void follow(const Step& step, int target) {
     switch (step.kind) {
       case Step::Kind::kMaterialize:
         rowed(step.activation).materialize(step.last, memory_);
@@ -205,7 +236,7 @@ class Execution {
         break;
       case Step::Kind::kAwaitRead:
       case Step::Kind::kAwaitWrite:
-        scratch_->await(ticket_.at(step.activation));
+        await(step.activation, target);
         break;
     }
   }
@@ -228,6 +259,15 @@ class Execution {
       ticket_[step.activation] = writes ? scratch_->write(offset, data, last - first)
                                         : scratch_->read(offset, data, last - first);
     }
+  }
+
+  // A layer waits for what it spills, and the last of a pass for what all of it read.
+  void await(int activation, int node) {
+    const auto start = Clock::now();
+    scratch_->await(ticket_.at(activation));
+    const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+    seconds_[static_cast<size_t>(node)] += waited;
+    waits_[static_cast<size_t>(node)] += waited;
   }
 
   Ops::Tick make_tick(int index, double share) {
@@ -303,6 +343,7 @@ class Execution {
     layer.algorithm = ops_.algorithm(graph_, n);
     layer.means = kMeans[static_cast<size_t>(plan_.means[static_cast<size_t>(output_of(n).id)])];
     layer.seconds = seconds_[index];
+    layer.wait_seconds = waits_[index];
     layer.flop = batch * flop_of(graph_, n);
     layer.flop_executed = batch * ops_.flop_executed(graph_, n) * static_cast<double>(times);
     layer.bytes = batch * elements * static_cast<double>(element_bytes_ * times) +
@@ -326,7 +367,7 @@ class Execution {
   std::vector<std::vector<GroupStats>> stats_;
   std::map<int, int64_t> ticket_;
   std::pair<int, int> adopted_ = {-1, -1};
-  std::vector<double> seconds_;
+  std::vector<double> seconds_, waits_;  // of each node
   double total_flop_ = 0, done_flop_ = 0;
   std::optional<Scratch> scratch_;  // last: its thread ends before the memory that it fills goes
 };

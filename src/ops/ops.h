@@ -1,6 +1,7 @@
 // The seam between the network and the machines: what a backend must be able to compute.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -88,6 +89,19 @@ struct AttentionCall {
   BandStats* y_stats = nullptr;
 };
 
+// What an Ops keeps from call to call besides the arrays of its calls, buffer by buffer. A buffer
+// holds the most that a call needed, until fit_workspace lets some go.
+struct WorkspaceBytes {
+  int64_t slots = 0;      // tiles of every thread
+  int64_t sums = 0;       // of statistics
+  int64_t attention = 0;  // projections and keys
+
+  int64_t total() const { return slots + sums + attention; }
+  WorkspaceBytes at_least(const WorkspaceBytes& o) const {
+    return {std::max(slots, o.slots), std::max(sums, o.sums), std::max(attention, o.attention)};
+  }
+};
+
 // A whole graph is lowered (lower() in graph.h) before Ops run it: a 1x1 shortcut is a node of its
 // own there, so that the sum is the same whether or not the shortcut was kept in memory.
 //
@@ -116,11 +130,17 @@ class Ops {
   // Prepares call tick(0): no fraction of a picture is made.
   virtual int64_t prepared_bytes(const Graph&, const Node&) const { return 0; }
   virtual void prepare(const Graph&, const Node&, void* /*memory*/, const Tick&) {}
-  // Bytes that a call allocates for itself (transformed weights, tiles of every thread).
-  virtual int64_t workspace_bytes(const Graph& graph, const Node& node, int64_t batch) const = 0;
-  // Executed FLOP a second that this backend reaches here, roughly: to weigh computing again
-  // against other means.
-  virtual double flop_per_second() const { return 1e11; }
+  // Memory for prepare() and for calls of up to `rows` rows of y.
+  virtual WorkspaceBytes workspace(const Graph&, const Node&, int64_t /*batch*/,
+                                   int64_t /*rows*/) const {
+    return {};
+  }
+  virtual WorkspaceBytes held_workspace() const { return {}; }
+  // Lets go of what the buffers hold beyond `most`.
+  virtual void fit_workspace(const WorkspaceBytes& /*most*/) {}
+  // Of the kernels, to remember their speed by: "avx512-f32-2".
+  virtual std::string name() const = 0;
+  virtual int threads() const = 0;
   virtual std::string algorithm(const Graph& graph, const Node& node) const = 0;
   virtual double flop_executed(const Graph& graph, const Node& node) const = 0;
 

@@ -1,15 +1,21 @@
 #include "ops/planner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "core/cat.h"
 #include "core/checked.h"
 #include "ops/row_memory.h"
 #include "ops/scratch.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace calotype {
 namespace {
@@ -21,17 +27,31 @@ constexpr int64_t kMostStrips = 256;
 constexpr int64_t kWhole = 0;
 // Enough blocks for many cores, and few calls.
 constexpr int64_t kEasyBands = 8;
+// Of the ladder of budgets that plans are looked for in: a step of them is a sixth of the memory
+// where the largest plan takes four times the smallest.
+constexpr int kMostRungs = 8;
 
 struct PassCost {
-  int64_t own_peak = 0;  // of the activations of the pass and its workspace
+  int64_t start = 0;     // bytes of the activations that are there when it starts
+  int64_t rows = 0;      // most bytes of activations while it runs
+  int64_t prepared = 0;  // bytes of its prepared weights
+  int64_t weights = 0;   // most bytes of mapped weights, read before it runs
+  WorkspaceBytes workspace;
   double seconds = 0;
   double flop = 0;
   int64_t written = 0;
+
+  // Of all that the pass has for itself.
+  int64_t own_peak() const {
+    return checked_add(checked_add(std::max(checked_add(start, weights), rows), prepared),
+                       workspace.total());
+  }
 };
 
 struct Evaluation {
   std::vector<Pass> passes;
-  std::vector<PassCost> costs;
+  std::vector<std::vector<bool>> touched;  // activations, of each pass
+  std::vector<const PassCost*> costs;
   std::vector<int64_t> peaks;  // of each pass, all that is alive counted
   double seconds = 0;
   int64_t peak = 0;
@@ -55,34 +75,49 @@ class Planner {
       flop_.push_back(static_cast<double>(batch) * ops.flop_executed(graph, node));
       prepared_.push_back((ops.prepared_bytes(graph, node) + chunk_bytes_ - 1) / chunk_bytes_ *
                           chunk_bytes_);
-      workspace_.push_back(ops.workspace_bytes(graph, node, batch));
     }
   }
 
+  // More memory must never give a slower plan, so plans are looked for in budgets that do not
+  // depend on the one that is given (the rungs of a ladder), and the fastest of all that fit is
+  // taken: more memory only adds to them.
   ExecutionPlan fastest() {
-    const Choice keep_all = {
-        std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep), kWhole};
-    if (options_.memory <= 0 || evaluate(keep_all).peak <= options_.memory) {
-      // Strips where memory is highest cost next to nothing: rows go as soon as they were read.
-      const Choice strips = {keep_all.means, kEasyBands};
-      return finish(strips, std::min(evaluate(keep_all).peak, evaluate(strips).peak));
-    }
+    const std::vector<Means> keep(static_cast<size_t>(graph_.activations()), Means::kKeep);
+    const Choice keep_all = {keep, kWhole}, strips = {keep, kEasyBands};
+    // Strips where memory is highest cost next to nothing: rows go as soon as they were read.
+    const int64_t most = std::min(evaluate(keep_all).peak, evaluate(strips).peak);
+    const bool bounded = options_.memory > 0 && options_.memory < most;
+    ExecutionPlan unbounded = finish(strips, most);
+    if (!bounded) return unbounded;
     const Choice smallest = this->smallest();
-    if (const int64_t least = evaluate(smallest).peak; least > options_.memory) {
+    const int64_t least = evaluate(smallest).peak;
+    if (least > options_.memory) {
       fail(ErrorCode::kOutOfMemory, "the job needs ", least, " bytes, but only ", options_.memory,
            " are left for it");
     }
-    Choice best = grow(smallest, options_.memory);
-    double best_seconds = evaluate(best).seconds;
-    for (const int64_t bands : {kWhole, kEasyBands, int64_t{4}, int64_t{2}, int64_t{1}}) {
-      const std::optional<Choice> found = shrink({keep_all.means, bands}, options_.memory);
-      if (!found) continue;
-      const double seconds = evaluate(*found).seconds;
-      if (seconds >= best_seconds) continue;
-      best = *found;
-      best_seconds = seconds;
+    std::vector<Choice> choices = {smallest, grow(smallest, least)};
+    const double ratio = static_cast<double>(most) / static_cast<double>(least);
+    // A job of a moment is not worth a long search.
+    const int rungs = std::clamp(static_cast<int>(2 * unbounded.seconds), 2, kMostRungs);
+    for (int rung = 0; rung < rungs; rung++) {
+      const auto budget = static_cast<int64_t>(static_cast<double>(least) *
+                                               std::pow(ratio, rung / static_cast<double>(rungs)));
+      if (budget > options_.memory) break;
+      choices.push_back(grow(smallest, budget));
+      for (const int64_t bands : {kWhole, kEasyBands, int64_t{4}, int64_t{2}, int64_t{1}}) {
+        const std::optional<Choice> found = shrink({keep, bands}, budget);
+        if (found) choices.push_back(grow(*found, budget));
+      }
     }
-    return finish(best, options_.memory);
+    ExecutionPlan best = finish(choices.front(), options_.memory);
+    for (const Choice& choice : choices) {
+      if (evaluate(choice).peak > options_.memory) continue;
+      ExecutionPlan plan = finish(choice, options_.memory);
+      if (plan.seconds < best.seconds) best = std::move(plan);
+    }
+    // By a call or two less a plan may seem faster than that of all memory; it is not.
+    best.seconds = std::max(best.seconds, unbounded.seconds);
+    return best;
   }
 
   ExecutionPlan least() { return finish(smallest(), 0); }
@@ -118,16 +153,16 @@ class Planner {
   // What a pass costs whatever else is alive; remembered, since most passes of two choices are the
   // same.
   const PassCost& cost(const Pass& pass, const Choice& choice) {
-    std::vector<int64_t> key = {choice.bands, pass.stores};
+    std::vector<int> key = {static_cast<int>(choice.bands), pass.stores ? 1 : 0};
     key.insert(key.end(), pass.nodes.begin(), pass.nodes.end());
     key.push_back(-1);
     key.insert(key.end(), pass.dies.begin(), pass.dies.end());
     key.push_back(-1);
     for (const int index : pass.nodes) {
       const Node& node = graph_.nodes()[static_cast<size_t>(index)];
-      key.push_back(static_cast<int64_t>(choice.means[static_cast<size_t>(output_of(node).id)]));
+      key.push_back(static_cast<int>(choice.means[static_cast<size_t>(output_of(node).id)]));
       for (const Activation a : inputs_of(node))
-        key.push_back(static_cast<int64_t>(choice.means[static_cast<size_t>(a.id)]));
+        key.push_back(static_cast<int>(choice.means[static_cast<size_t>(a.id)]));
     }
     const auto [found, is_new] = costs_.try_emplace(std::move(key));
     if (is_new) found->second = measure(pass, choice);
@@ -136,12 +171,19 @@ class Planner {
 
   PassCost measure(const Pass& pass, const Choice& choice) const {
     PassCost cost;
-    int64_t fixed = 0, workspace = 0;
+    double traffic = 0;     // bytes of activations read and written
+    int64_t read_late = 0;  // mapped weights that attention reads while it runs
     for (const int index : pass.nodes) {
       const auto i = static_cast<size_t>(index);
+      const Node& node = graph_.nodes()[i];
       cost.flop += flop_[i];
-      fixed += prepared_[i] + (options_.mapped_weights ? weight_bytes(graph_.nodes()[i]) : 0);
-      workspace = std::max(workspace, workspace_[i]);
+      traffic += static_cast<double>(picture_bytes(output_of(node).id) * batch_);
+      for (const Activation input : inputs_of(node))
+        traffic += static_cast<double>(picture_bytes(input.id) * batch_);
+      cost.prepared = checked_add(cost.prepared, prepared_[i]);
+      if (!options_.mapped_weights) continue;
+      int64_t& weights = std::holds_alternative<AttentionNode>(node) ? read_late : cost.weights;
+      weights = std::max(weights, weight_bytes(node));
     }
     std::map<int, RowChunks> memory;
     const auto of = [&](int a) -> RowChunks& {
@@ -150,13 +192,17 @@ class Planner {
     int64_t alive = 0, peak = 0, calls = 0, moved = 0;
     // What is kept and read here is there at the start.
     const std::set<int> made = made_by(pass);
-    for (const int a : touched(pass)) {
-      if (made.contains(a) || borrowed(a) || choice.means[static_cast<size_t>(a)] == Means::kSpill)
+    const std::vector<bool> all = touched(pass);
+    for (int a = 0; a < graph_.activations(); a++) {
+      if (!all[static_cast<size_t>(a)] || made.contains(a) || borrowed(a) ||
+          choice.means[static_cast<size_t>(a)] == Means::kSpill)
         continue;
       of(a).materialize(graph_.extent({a}).h);
       alive += of(a).alive();
     }
     peak = alive;
+    cost.start = checked_mul(alive, chunk_bytes_);
+    std::map<int, int64_t> most_rows;  // of a call, by node
     for (const Step& step :
          make_steps(graph_, ops_, choice.means, pass, strip_rows(pass, choice.bands))) {
       switch (step.kind) {
@@ -180,15 +226,26 @@ class Planner {
           break;
         case Step::Kind::kCompute:
           calls++;
+          most_rows[step.node] = std::max(most_rows[step.node], step.last - step.first);
           break;
         default:
           break;
       }
     }
-    cost.own_peak = checked_add(checked_add(checked_mul(peak, chunk_bytes_), fixed), workspace);
-    cost.seconds =
-        std::max(cost.flop / ops_.flop_per_second() + static_cast<double>(calls) * kCallSeconds,
-                 static_cast<double>(moved) / options_.disk_bytes_per_second);
+    for (const auto& [index, rows] : most_rows) {
+      cost.workspace = cost.workspace.at_least(
+          ops_.workspace(graph_, graph_.nodes()[static_cast<size_t>(index)], batch_, rows));
+    }
+    cost.rows = checked_add(checked_mul(peak, chunk_bytes_), read_late);
+    const MachineSpeed& speed = options_.speed;
+    const double computing =
+        std::max(cost.flop / speed.flop_per_second, traffic / speed.memory_per_second) +
+        static_cast<double>(cost.prepared) / speed.prepared_per_second +
+        static_cast<double>(calls) * kCallSeconds;
+    const double moving = static_cast<double>(moved) / speed.disk_per_second;
+    // In one strip nothing is left to compute meanwhile.
+    const bool one_strip = calls <= static_cast<int64_t>(pass.nodes.size());
+    cost.seconds = one_strip ? computing + moving : std::max(computing, moving);
     return cost;
   }
 
@@ -199,11 +256,12 @@ class Planner {
     return made;
   }
 
-  std::set<int> touched(const Pass& pass) const {
-    std::set<int> all = made_by(pass);
+  std::vector<bool> touched(const Pass& pass) const {
+    std::vector<bool> all(static_cast<size_t>(graph_.activations()));
     for (const int index : pass.nodes) {
-      for (const Activation a : inputs_of(graph_.nodes()[static_cast<size_t>(index)]))
-        all.insert(a.id);
+      const Node& node = graph_.nodes()[static_cast<size_t>(index)];
+      all[static_cast<size_t>(output_of(node).id)] = true;
+      for (const Activation a : inputs_of(node)) all[static_cast<size_t>(a.id)] = true;
     }
     return all;
   }
@@ -215,12 +273,13 @@ class Planner {
     for (const Pass& pass : result.passes) {
       if (options_.tick) options_.tick();
       const PassCost& cost = this->cost(pass, choice);
-      const std::set<int> own = touched(pass);
-      int64_t peak = cost.own_peak;
+      std::vector<bool> own = touched(pass);
+      int64_t peak = cost.own_peak();
       for (const auto& [a, bytes] : kept) {
-        if (!own.contains(a)) peak = checked_add(peak, bytes);
+        if (!own[static_cast<size_t>(a)]) peak = checked_add(peak, bytes);
       }
-      result.costs.push_back(cost);
+      result.touched.push_back(std::move(own));
+      result.costs.push_back(&cost);
       result.peaks.push_back(peak);
       result.peak = std::max(result.peak, peak);
       result.seconds += cost.seconds;
@@ -241,8 +300,7 @@ class Planner {
   // Changes one activation's means after another, the one first that saves the most bytes for its
   // time, until all fits.
   std::optional<Choice> shrink(Choice choice, int64_t budget) {
-    Evaluation now = evaluate(choice);
-    while (now.peak > budget) {
+    for (Evaluation now = evaluate(choice); now.peak > budget; now = evaluate(choice)) {
       const double excess = now.excess(budget);
       double best_score = 0;
       Choice best = choice;
@@ -263,7 +321,6 @@ class Planner {
       }
       if (best_score == 0) return {};
       choice = std::move(best);
-      now = evaluate(choice);
     }
     return choice;
   }
@@ -272,8 +329,7 @@ class Planner {
   bool matters(int a, const Evaluation& now, int64_t budget) const {
     bool alive = false;
     for (size_t p = 0; p < now.passes.size(); p++) {
-      const std::set<int> own = touched(now.passes[p]);
-      alive = alive || own.contains(a);
+      alive = alive || now.touched[p][static_cast<size_t>(a)];
       if (alive && now.peaks[p] > budget) return true;
       const auto& dies = now.passes[p].dies;
       if (std::find(dies.begin(), dies.end(), a) != dies.end()) alive = false;
@@ -336,13 +392,18 @@ class Planner {
     for (size_t p = 0; p < plan.passes.size(); p++) {
       const Pass& pass = plan.passes[p];
       const PassCost& whole = cost(pass, {choice.means, kWhole});
-      const int64_t peak = result.peaks[p] - result.costs[p].own_peak + whole.own_peak;
-      const bool fits = budget > 0 ? peak <= budget : peak <= result.peak;
+      const PassCost& strips = *result.costs[p];
+      const int64_t others = result.peaks[p] - strips.own_peak();
+      const int64_t peak = others + whole.own_peak();
+      const bool fits =
+          peak <= (budget > 0 ? budget : result.peak) && whole.seconds <= strips.seconds;
+      const PassCost& taken = fits ? whole : strips;
       plan.strip_rows.push_back(strip_rows(pass, fits ? kWhole : choice.bands));
-      plan.peak_bytes = std::max(plan.peak_bytes, fits ? peak : result.peaks[p]);
-      plan.seconds += fits ? whole.seconds : result.costs[p].seconds;
-      plan.flop_executed += result.costs[p].flop;
-      plan.spilled_bytes += result.costs[p].written;
+      plan.memory.push_back({others + taken.rows + taken.prepared, taken.weights, taken.workspace});
+      plan.peak_bytes = std::max(plan.peak_bytes, others + taken.own_peak());
+      plan.seconds += taken.seconds;
+      plan.flop_executed += strips.flop;
+      plan.spilled_bytes += strips.written;
       for (const int index : pass.nodes) {
         if (!computed.insert(index).second) plan.flop_again += flop_[static_cast<size_t>(index)];
       }
@@ -383,9 +444,16 @@ class Planner {
   const PlanOptions options_;
   int64_t chunk_bytes_ = 0;
   std::vector<double> flop_;
-  std::vector<int64_t> prepared_, workspace_;
-  std::map<std::vector<int64_t>, PassCost> costs_;
+  std::vector<int64_t> prepared_;
+  std::map<std::vector<int>, PassCost> costs_;
 };
+
+// What the search took would stay resident beside the job that was planned.
+void return_free_heap() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
+}
 
 }  // namespace
 
@@ -398,12 +466,16 @@ int64_t weight_bytes(const Node& node) {
 
 ExecutionPlan plan_execution(const Graph& graph, const Ops& ops, int64_t batch,
                              const PlanOptions& options) {
-  return Planner(graph, ops, batch, options).fastest();
+  ExecutionPlan plan = Planner(graph, ops, batch, options).fastest();
+  return_free_heap();
+  return plan;
 }
 
 ExecutionPlan smallest_plan(const Graph& graph, const Ops& ops, int64_t batch,
                             const PlanOptions& options) {
-  return Planner(graph, ops, batch, options).least();
+  ExecutionPlan plan = Planner(graph, ops, batch, options).least();
+  return_free_heap();
+  return plan;
 }
 
 }  // namespace calotype

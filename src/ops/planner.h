@@ -10,6 +10,7 @@
 #include "ops/graph.h"
 #include "ops/ops.h"
 #include "ops/schedule.h"
+#include "ops/speed.h"
 
 namespace calotype {
 
@@ -18,15 +19,23 @@ struct PlanOptions {
   int64_t memory =
       0;  // bytes for activations, workspace and the weights in use; 0: as much as is fastest
   bool may_spill = true;  // false where the scratch folder is memory itself
-  double disk_bytes_per_second = 5e8;
+  MachineSpeed speed;
   bool mapped_weights =
       false;  // weights come from a file, so that their pages count while they are used
+};
+
+// What a pass holds at most.
+struct PassMemory {
+  int64_t rows = 0;     // bytes of chunks: activations, kept ones too, and prepared weights
+  int64_t weights = 0;  // of mapped weights, while they are prepared
+  WorkspaceBytes workspace;
 };
 
 struct ExecutionPlan {
   std::vector<Means> means;  // of each activation
   std::vector<Pass> passes;
   std::vector<int64_t> strip_rows;  // of each pass, rows of its target
+  std::vector<PassMemory> memory;   // of each pass
   int64_t chunk_bytes = 0;
   int64_t peak_bytes = 0;
   int64_t spilled_bytes = 0;            // written to the scratch file, in all
@@ -46,7 +55,7 @@ ExecutionPlan plan_execution(const Graph& graph, const Ops& ops, int64_t batch,
 ExecutionPlan smallest_plan(const Graph& graph, const Ops& ops, int64_t batch,
                             const PlanOptions& options);
 
-// Bytes of one picture's activation, rows from page to page as the scratch file holds them.
+// Bytes of a node's matrices as they are stored.
 int64_t weight_bytes(const Node& node);
 
 }  // namespace calotype

@@ -11,12 +11,6 @@
 #include "core/no_memory.h"
 
 namespace calotype {
-namespace {
-
-constexpr int64_t kHugePage = int64_t{2} << 20;
-
-}  // namespace
-
 int64_t chunk_bytes_for(int64_t largest) {
   const auto wanted = static_cast<int64_t>(
       std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(largest / 256, 1))));
@@ -80,6 +74,7 @@ AddressRange& AddressRange::operator=(AddressRange&& other) noexcept {
 }
 
 void RowMemory::deal(std::byte* chunk) {
+  alive_++;
   // A chunk that is made again may be a spare itself: another's memory over it would leave it in
   // the list, to be moved away while it is alive.
   if (std::erase(spares_, chunk) > 0) return;
@@ -96,10 +91,11 @@ void RowMemory::deal(std::byte* chunk) {
             MADV_DONTNEED);  // an old kernel: the memory goes back, and new is cleared
 }
 
-void RowMemory::trim() {
-  for (std::byte* spare : spares_)
-    ::madvise(spare, static_cast<size_t>(chunk_bytes_), MADV_DONTNEED);
-  spares_.clear();
+void RowMemory::trim(int64_t bytes) {
+  while (!spares_.empty() && held_bytes() > bytes) {
+    ::madvise(spares_.back(), static_cast<size_t>(chunk_bytes_), MADV_DONTNEED);
+    spares_.pop_back();
+  }
 }
 
 }  // namespace calotype

@@ -14,6 +14,9 @@
 
 namespace calotype {
 
+// Of x86-64 and arm64.
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
 // Chunk bytes for a graph whose largest activation has `largest` bytes a picture: about 1/256 of
 // it, 64 KiB to 16 MiB.
 int64_t chunk_bytes_for(int64_t largest);
@@ -46,7 +49,9 @@ class RowChunks {
 class AddressRange {
  public:
   AddressRange() = default;
-  AddressRange(int64_t bytes, int64_t chunk_bytes);  // throws Error(kOutOfMemory)
+  // Huge pages where they fit into `chunk_bytes`, what is used at a time. Throws
+  // Error(kOutOfMemory).
+  AddressRange(int64_t bytes, int64_t chunk_bytes);
   ~AddressRange();
   AddressRange(AddressRange&& other) noexcept;
   AddressRange& operator=(AddressRange&& other) noexcept;
@@ -66,12 +71,20 @@ class RowMemory {
   // Gives memory to a chunk that has none: a spare one's, or new.
   void deal(std::byte* chunk);
   // Takes it back.
-  void take_back(std::byte* chunk) { spares_.push_back(chunk); }
-  // Returns the memory of all spare chunks to the system.
-  void trim();
+  void take_back(std::byte* chunk) {
+    spares_.push_back(chunk);
+    alive_--;
+  }
+  // Of all chunks that have memory, spare ones too.
+  int64_t held_bytes() const {
+    return (alive_ + static_cast<int64_t>(spares_.size())) * chunk_bytes_;
+  }
+  // Returns spare chunks to the system until no more than `bytes` are held, or none is spare.
+  void trim(int64_t bytes);
 
  private:
   int64_t chunk_bytes_;
+  int64_t alive_ = 0;
   std::vector<std::byte*> spares_;
 };
 

@@ -107,7 +107,8 @@ class ReferenceOps final : public Ops {
 
   DType element() const override { return DType::kF64; }
   int64_t band_rows(const Graph&, const Node&) const override { return 1; }
-  int64_t workspace_bytes(const Graph&, const Node&, int64_t) const override { return 0; }
+  std::string name() const override { return cat("reference-", threads_); }
+  int threads() const override { return threads_; }
   std::string algorithm(const Graph&, const Node&) const override { return "float64 loops"; }
   double flop_executed(const Graph& graph, const Node& node) const override {
     return flop_of(graph, node);

@@ -85,19 +85,34 @@ TEST_P(AnyBudget, decodes_and_encodes_the_same_bytes) {
   }
 }
 
-TEST_P(AnyBudget, refuses_a_byte_less_than_the_minimum_and_names_it) {
-  Draw draw(test::test_seed(7000) + static_cast<uint64_t>(GetParam()));
-  const Plan plan = draw.vae.plan_decode(draw.batch, draw.height, draw.width);
-  RunOptions options;
-  options.memory = plan.minimum_bytes - 1;
-  try {
-    draw.vae.decode(draw.latents, options);
-    FAIL() << "a budget below the minimum was taken";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
-    EXPECT_NE(std::string(error.what()).find(std::to_string(plan.minimum_bytes)), std::string::npos)
-        << error.what();
+// The budget that a refusal names.
+template <class Job>
+void expect_refusal(const Plan& plan, RunOptions options, const Job& job) {
+  for (const int64_t less : {int64_t{1}, int64_t{4096}}) {
+    options.memory = plan.minimum_bytes - less;
+    try {
+      job(options);
+      FAIL() << "a budget below the minimum was taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+      EXPECT_NE(std::string(error.what()).find(std::to_string(plan.minimum_bytes)),
+                std::string::npos)
+          << error.what();
+    }
   }
+  options.memory = plan.minimum_bytes;
+  job(options);
+}
+
+TEST_P(AnyBudget, takes_the_minimum_and_refuses_a_byte_less_and_names_it) {
+  Draw draw(test::test_seed(7000) + static_cast<uint64_t>(GetParam()));
+  RunOptions options;
+  options.backend = Backend::kCpu;
+  options.threads = static_cast<int>(draw.random.integer(1, 4));
+  expect_refusal(draw.vae.plan_decode(draw.batch, draw.height, draw.width, options), options,
+                 [&](const RunOptions& o) { draw.vae.decode(draw.latents, o); });
+  expect_refusal(draw.vae.plan_encode(draw.batch, draw.height, draw.width, options), options,
+                 [&](const RunOptions& o) { draw.vae.encode(draw.image, o); });
 }
 
 TEST_P(AnyBudget, a_picture_is_the_same_alone_and_anywhere_in_a_batch) {
@@ -113,6 +128,64 @@ TEST_P(AnyBudget, a_picture_is_the_same_alone_and_anywhere_in_a_batch) {
     EXPECT_EQ(std::memcmp(alone.data(), together.data() + b * out,
                           static_cast<size_t>(out) * sizeof(float)),
               0);
+  }
+}
+
+Tensor picture_of(const Tensor& batch, int64_t b) {
+  Shape shape = batch.shape();
+  const int64_t size = batch.size() / shape[0];
+  shape[0] = 1;
+  return Tensor(shape,
+                batch.values().subspan(static_cast<size_t>(b * size), static_cast<size_t>(size)));
+}
+
+// The batch of those pictures, in that order, some of them more than once.
+Tensor batch_of(const Tensor& all, const std::vector<int64_t>& which) {
+  Shape shape = all.shape();
+  const int64_t size = all.size() / shape[0];
+  shape[0] = static_cast<int64_t>(which.size());
+  Tensor batch(shape);
+  for (size_t i = 0; i < which.size(); i++) {
+    std::memcpy(batch.data() + static_cast<int64_t>(i) * size, all.data() + which[i] * size,
+                static_cast<size_t>(size) * sizeof(float));
+  }
+  return batch;
+}
+
+TEST_P(AnyBudget, threads_batch_and_place_in_it_change_no_byte) {
+  Draw draw(test::test_seed(11000) + static_cast<uint64_t>(GetParam()));
+  Random& random = draw.random;
+  RunOptions alone;
+  alone.backend = Backend::kCpu;
+  alone.memory = int64_t{8} << 30;
+  std::vector<Tensor> pictures, moments;
+  for (int64_t b = 0; b < draw.batch; b++) {
+    pictures.push_back(draw.vae.decode(picture_of(draw.latents, b), alone));
+    moments.push_back(draw.vae.encode(picture_of(draw.image, b), alone).mean.clone());
+  }
+  for (int i = 0; i < 3; i++) {
+    std::vector<int64_t> which(static_cast<size_t>(random.integer(1, 4)));
+    for (int64_t& w : which) w = random.integer(0, draw.batch - 1);
+    const auto count = static_cast<int64_t>(which.size());
+    RunOptions options = alone;
+    options.threads = static_cast<int>(random.integer(1, 5));
+    const auto draw_budget = [&](const Plan& plan) {
+      return plan.minimum_bytes +
+             random.integer(0, std::max<int64_t>(0, plan.planned_peak_bytes - plan.minimum_bytes));
+    };
+    const auto expect_same = [&](const Tensor& batch, const std::vector<Tensor>& truth) {
+      for (int64_t b = 0; b < count; b++) {
+        EXPECT_TRUE(same_bytes(picture_of(batch, b),
+                               truth[static_cast<size_t>(which[static_cast<size_t>(b)])]))
+            << "place " << b << " of " << count << ", " << options.threads << " threads, "
+            << options.memory << " bytes";
+      }
+    };
+    options.memory = draw_budget(draw.vae.plan_decode(count, draw.height, draw.width, options));
+    expect_same(draw.vae.decode(batch_of(draw.latents, which), options), pictures);
+    options.memory = int64_t{8} << 30;
+    options.memory = draw_budget(draw.vae.plan_encode(count, draw.height, draw.width, options));
+    expect_same(draw.vae.encode(batch_of(draw.image, which), options).mean, moments);
   }
 }
 

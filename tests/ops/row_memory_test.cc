@@ -81,7 +81,7 @@ TEST(RowMemory, never_takes_memory_that_is_alive) {
       std::memset(chunk(i), mark, static_cast<size_t>(kChunk));
       alive[i] = mark;
     }
-    if (step % 500 == 499) memory.trim();
+    if (step % 500 == 499) memory.trim(0);
     for (const auto& [j, mark] : alive) {
       ASSERT_EQ(static_cast<uint8_t>(chunk(j)[0]), mark) << "step " << step << ", chunk " << j;
       ASSERT_EQ(static_cast<uint8_t>(chunk(j)[kChunk - 1]), mark) << "step " << step;

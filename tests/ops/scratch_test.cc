@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/vfs.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -72,6 +74,47 @@ TEST(Scratch, refuses_a_folder_that_is_not_there_or_too_small) {
       HasSubstr(folder.path("none")));
   EXPECT_THAT(sentence_of([&] { Scratch(folder.path(), int64_t{1} << 60); }, ErrorCode::kIo),
               HasSubstr(folder.path()));
+}
+
+// A file system in memory that holds no more than a MiB; where none can be mounted, nothing is
+// tested.
+class SmallDisk {
+ public:
+  SmallDisk() : mounted_(::mount("none", folder_.path().c_str(), "tmpfs", 0, "size=1m") == 0) {}
+  ~SmallDisk() {
+    if (mounted_) ::umount(folder_.path().c_str());
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+  bool mounted() const { return mounted_; }
+  std::string path() const { return folder_.path(); }
+
+ private:
+  TemporaryFolder folder_;
+  bool mounted_;
+};
+
+TEST(Scratch, names_a_disk_that_is_full_before_anything_is_written) {
+  const SmallDisk disk;
+  if (!disk.mounted()) GTEST_SKIP() << "no file system can be mounted here";
+  const std::string sentence =
+      sentence_of([&] { Scratch(disk.path(), int64_t{2} << 20); }, ErrorCode::kIo);
+  EXPECT_THAT(sentence, HasSubstr(disk.path()));
+  EXPECT_THAT(sentence, HasSubstr("--scratch"));
+  Scratch fits(disk.path(), kScratchPage);
+}
+
+TEST(ScratchFolder, on_tmpfs_is_memory) {
+  const SmallDisk disk;
+  if (disk.mounted()) {
+    EXPECT_TRUE(is_memory_backed(disk.path()));
+  }
+  struct statfs info = {};
+  if (::statfs("/dev/shm", &info) == 0 && info.f_type == 0x01021994) {
+    EXPECT_TRUE(is_memory_backed("/dev/shm"));
+  }
+  EXPECT_FALSE(is_memory_backed("/proc"));
+  EXPECT_FALSE(is_memory_backed("/not/there"));
 }
 
 TEST(ScratchFolder, is_the_one_named_else_that_of_temporary_files) {
