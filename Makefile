@@ -32,14 +32,17 @@ lint:
 	scripts/test.sh format lint
 
 format:
-	git ls-files '*.cc' '*.h' '*.c' | xargs clang-format -i
+	git ls-files '*.cc' '*.h' '*.c' '*.cu' '*.cuh' | xargs clang-format -i
 
 install: all
 	cmake --install $(BUILD) --prefix $(PREFIX)
 
 # The plugin for NVIDIA GPUs, with the machine's CUDA toolkit; its tests and benchmark need a GPU.
-cuda: packages
-	cmake -S . -B build-cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DCALOTYPE_CUDA=ON $(CMAKE_FLAGS)
+cuda:
+	@scripts/cuda-toolkit.sh >/dev/null
+	scripts/install-packages.sh scripts/packages.txt scripts/packages-test.txt
+	cmake -S . -B build-cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DCALOTYPE_CUDA=ON \
+	    -DCMAKE_CUDA_COMPILER=$$(scripts/cuda-toolkit.sh) $(CMAKE_FLAGS)
 	cmake --build build-cuda
 
 test-cuda: cuda

@@ -184,7 +184,7 @@ Measured measure(const Case& c, Ops& ops, const Options& options) {
       call.x = rows(in, xe);
       call.x_stats = stats;
       if (c.residual) call.residual = rows(added, re);
-      ops.prepare(graph, node, prepared.data());
+      ops.prepare(graph, node, prepared.data(), [](double) {});
       call.prepared = prepared.data();
       call.y = rows(c.residual ? added : out, ye);  // a residual is written over, as in a decode
       call.y_stats = &bands;

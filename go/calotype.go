@@ -33,9 +33,11 @@ var ErrClosed = errors.New("calotype: the model is closed")
 
 // AutoencoderKL is a loaded model. It may be used from several goroutines at once.
 type AutoencoderKL struct {
-	mutex sync.RWMutex // held for reading by jobs, for writing by Close
-	model *C.calotype_model
-	info  Info
+	info   Info
+	mutex  sync.Mutex // of what follows; never held while a job runs, whose callbacks may do anything
+	model  *C.calotype_model
+	jobs   int
+	closed bool
 }
 
 // Info says what a model is.
@@ -61,7 +63,8 @@ type loadOptions struct {
 	verify bool
 }
 
-// Family says what a file without config is: "flux", "sd1", "sd2", "sdxl", "sd3" or "flux2".
+// Family says whose latent space the model has, whatever its config says: "flux", "sd1", "sd2",
+// "sdxl", "sd3" or "flux2".
 func Family(family string) LoadOption {
 	return func(o *loadOptions) { o.family = family }
 }
@@ -133,29 +136,44 @@ func (vae *AutoencoderKL) Config(config any) error {
 	return json.Unmarshal([]byte(vae.info.ConfigJSON), config)
 }
 
-// Close frees the model once its jobs are done. Closing twice is allowed.
+// Close lets no further job begin and frees the model, or has the last of the jobs that run free it.
+// It waits for nothing, so that even a Progress function may call it. Closing twice is allowed.
 func (vae *AutoencoderKL) Close() error {
 	vae.mutex.Lock()
 	defer vae.mutex.Unlock()
-	if vae.model != nil {
-		C.calotype_free(vae.model)
-		vae.model = nil
-		atomic.AddInt64(&openModels, -1)
+	if !vae.closed {
+		vae.closed = true
 		runtime.SetFinalizer(vae, nil)
+		vae.freeIfDone()
 	}
 	return nil
 }
 
-// use runs a job on the open model and keeps it open meanwhile.
+// freeIfDone frees a closed model that no job uses. The mutex is held.
+func (vae *AutoencoderKL) freeIfDone() {
+	if vae.closed && vae.jobs == 0 {
+		C.calotype_free(vae.model)
+		vae.model = nil
+		atomic.AddInt64(&openModels, -1)
+	}
+}
+
+// use runs a job on the open model and keeps it loaded meanwhile.
 func (vae *AutoencoderKL) use(job func(model *C.calotype_model) error) error {
-	vae.mutex.RLock()
-	defer vae.mutex.RUnlock()
-	if vae.model == nil {
+	vae.mutex.Lock()
+	if vae.closed {
+		vae.mutex.Unlock()
 		return ErrClosed
 	}
-	err := job(vae.model)
-	runtime.KeepAlive(vae)
-	return err
+	vae.jobs++
+	vae.mutex.Unlock()
+	defer func() {
+		vae.mutex.Lock()
+		vae.jobs--
+		vae.freeIfDone()
+		vae.mutex.Unlock()
+	}()
+	return job(vae.model)
 }
 
 // ModelEntry is a model that Load finds by Name.

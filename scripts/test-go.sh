@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test-go.sh BUILD: the Go module against the shared library of a build with tests, which it makes if
-# need be: vet, the tests with the race detector, the example on an Ollama store.
+# need be: vet, the tests with the race detector, with the address sanitizer, and the bar on memory
+# without either; the example on an Ollama store.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$(realpath "$1")
@@ -13,7 +14,10 @@ trap 'rm -rf "$work"' EXIT
 
 unformatted=$(gofmt -l go examples/go)
 [ -z "$unformatted" ] || { echo "gofmt would change: $unformatted" >&2; exit 1; }
-(cd go && go vet ./... && go test -count=1 -race ./...)
+(cd go && go vet ./... && go test -count=1 -race ./... && go test -count=1 -run Flat .)
+# What crosses to C: handles, callbacks, strings, buffers. Go's own memory is not the sanitizer's.
+(cd go && go test -count=1 -asan \
+  -run 'Info|RoundTrip|Agree|Seed|Progress|Errors|Closed|Goroutines|Collector|Ollama' ./...)
 
 (cd examples/go && go vet ./... && go build -o "$work/decode" ./decode)
 "$CALOTYPE_PROGRAM" encode --quiet models/photos/astronaut.png --resize 64x64 -o "$work/photo.safetensors"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test.sh [STEP ...]: the tests, all of them or the steps named: format unit python bindings neon sanitize threads
-# fuzz install lint.
+# test.sh [STEP ...]: the tests, all of them or the steps named: format unit python bindings cuda neon sanitize
+# threads fuzz install lint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ configure() {
 }
 
 step_format() {
-  git ls-files '*.cc' '*.h' '*.c' | xargs clang-format --dry-run -Werror
+  git ls-files '*.cc' '*.h' '*.c' '*.cu' '*.cuh' | xargs clang-format --dry-run -Werror
 }
 
 step_unit() {
@@ -36,7 +36,9 @@ step_sanitize() {
   configure build-asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCALOTYPE_SANITIZE=address,undefined
   cmake --build build-asan
   # An allocation that is too large must fail as it does without the sanitizer.
-  ASAN_OPTIONS=allocator_may_return_null=1 ctest --test-dir build-asan --output-on-failure -j "$jobs"
+  local -x ASAN_OPTIONS=allocator_may_return_null=1
+  ctest --test-dir build-asan --output-on-failure -j "$jobs"
+  "$(scripts/python-env.sh)" -m pytest -q -x tests/cli --calotype build-asan/calotype
 }
 
 step_threads() {
@@ -58,7 +60,21 @@ step_fuzz() {
 step_bindings() {
   [ -x build-test/calotype ] || { configure build-test -DCMAKE_BUILD_TYPE=Release && cmake --build build-test; }
   scripts/test-python.sh build-test
+  scripts/test-pip.sh build-test
   scripts/test-go.sh build-test
+}
+
+# The plugin for GPUs, compiled for sm_90a and as PTX and linked, and all of its host's code, without a GPU; with
+# a compiler from PyPI where the machine has none.
+step_cuda() {
+  local nvcc test tests=(cuda_plan_test cuda_loader_test cuda_plugin_test cuda_session_test cuda_fake_gpu_test)
+  nvcc=$(scripts/cuda-toolkit.sh --fetch)
+  configure build-cuda-test -DCMAKE_BUILD_TYPE=Release -DCALOTYPE_PROGRAM=OFF -DCALOTYPE_CUDA=ON \
+    -DCALOTYPE_CUDA_PORTABLE=80-virtual -DCMAKE_CUDA_COMPILER="$nvcc" ${launcher/CXX/CUDA}
+  cmake --build build-cuda-test --target calotype_cuda_plugin calotype_cuda_bench cuda_gpu_test "${tests[@]}"
+  for test in "${tests[@]}"; do
+    build-cuda-test/bin/"$test" --gtest_brief=1
+  done
 }
 
 step_neon() {
@@ -76,7 +92,7 @@ step_lint() {
 }
 
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(format unit python bindings neon sanitize threads fuzz install lint)
+[ ${#steps[@]} -gt 0 ] || steps=(format unit python bindings cuda neon sanitize threads fuzz install lint)
 for step in "${steps[@]}"; do
   echo "== $step"
   start=$SECONDS

@@ -140,7 +140,7 @@ __attribute__((visibility("default"))) int64_t bench_bytes(void* handle, int enc
   int64_t bytes = -1;
   guarded([&] {
     auto& network = *static_cast<Network*>(handle);
-    bytes = network.session->planned_bytes(network.graph(encode != 0, h, w), n, memory);
+    bytes = network.session->plan(network.graph(encode != 0, h, w), n, memory).peak_bytes;
   });
   return bytes;
 }

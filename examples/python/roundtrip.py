@@ -8,4 +8,6 @@ from PIL import Image
 vae = calotype.AutoencoderKL.from_pretrained(sys.argv[3] if len(sys.argv) > 3 else None)
 latents = vae.encode(Image.open(sys.argv[1]))
 print(f"{vae.source}: latents {latents.shape}, mean {latents.mean():.3f}, std {latents.std():.3f}")
-vae.decode(latents).save(sys.argv[2])
+picture = vae.decode(latents)
+assert not isinstance(picture, list)  # as it is of a batch of several
+picture.save(sys.argv[2])

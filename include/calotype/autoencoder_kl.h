@@ -59,9 +59,9 @@ struct RunOptions {
   int device = 0;   // which GPU
   int threads = 0;  // 0: as many as the machine (or its cgroup and affinity mask) has
   // Peak bytes of the job: weights, activations, workspace, input and output tensors, and
-  // kProgramBytes for the program itself; jobs that run at once in a process share it: one that
-  // finds too little left takes a smaller plan, or waits. 0: CALOTYPE_MEMORY, else three quarters
-  // of what is free.
+  // kProgramBytes for the program itself; on a GPU, of its memory. Jobs that run at once in a
+  // process share it: one that finds too little left takes a smaller plan, or waits. 0:
+  // CALOTYPE_MEMORY, else three quarters of what is free.
   int64_t memory = 0;
   // Bytes that the caller has besides the input and that `memory` is to count: other pictures of a
   // batch, the source of a padded picture. The smallest budget that works is larger by as much.
@@ -69,6 +69,9 @@ struct RunOptions {
   std::string scratch;  // folder for what does not fit; empty: $TMPDIR, else /var/tmp
   ProgressCallback progress;
   std::vector<LayerReport>* layers = nullptr;  // filled when given
+  // Told in one sentence, from the thread that called, where Backend::kAuto takes the CPU although
+  // the machine has a GPU: one that cannot be used, or that has too little memory for the job.
+  std::function<void(const std::string&)> notice;
 };
 
 // What a job will take, known before it runs.
@@ -80,7 +83,7 @@ struct Plan {
   int64_t minimum_bytes = 0;       // the smallest RunOptions::memory that works
   int64_t memory_bytes = 0;        // the bound that was planned for
   int64_t spilled_bytes = 0;       // written to the scratch file, in all
-  double seconds = 0;              // expected
+  double seconds = 0;              // expected; 0 where that is not known (some GPUs)
   Shape latents;                   // of the scaled latents, NHWC
   Shape image;                     // NHWC
 };
@@ -151,7 +154,8 @@ class CALOTYPE_API AutoencoderKL {
   void encode_on_device(const DeviceView& image, const DeviceView& moments, void* stream,
                         const RunOptions& options = {}) const;
 
-  // What a job with these options runs on: "CPU", or the GPU's name, its kernels and the precision.
+  // What a job with these options runs on: the GPU's name, its kernels and the precision; "CPU", or
+  // "CPU: " and why Backend::kAuto takes it, where the machine has a GPU.
   std::string backend_name(const RunOptions& options = {}) const;
 
   // Raw z <-> scaled latents, as the family defines them (scaling_factor, shift_factor,
@@ -159,6 +163,9 @@ class CALOTYPE_API AutoencoderKL {
   Tensor scale(const Tensor& z) const;
   Tensor unscale(const Tensor& latents) const;
 
+  // False for FLUX.2 weights without their batch-norm statistics: only raw z can be used, and
+  // whatever needs scaled latents throws Error(kInvalidData).
+  bool has_latent_space() const;
   // SHA-256 (hex) of what defines the latent space: channels, factor, patch, scaling, shift,
   // mean/std, batch-norm statistics.
   std::string latent_space_hash() const;
@@ -190,6 +197,9 @@ constexpr int64_t kProgramBytes = int64_t{9} << 20;
 
 // "1.3G", "700M", "65536": bytes, by powers of 1024. Throws Error(kInvalidArgument).
 CALOTYPE_API int64_t parse_memory_size(const std::string& text);
+
+// The bytes that RunOptions::memory stands for: itself, or where it is 0, what is said there.
+CALOTYPE_API int64_t memory_budget(int64_t memory);
 
 // Repeats the last row and column until both sides are multiples of `factor`. [B, H, W, C].
 CALOTYPE_API Tensor pad_to_factor(const Tensor& image, int64_t factor);

@@ -1,9 +1,9 @@
 /* The C interface of Calotype: the KL autoencoder of latent diffusion models.
  *
  *   calotype_model* model;
- *   calotype_load(NULL, NULL, &model);                         the embedded model
- *   calotype_image_shape(model, &latents_shape, &image_shape);
- *   calotype_decode_u8(model, latents, &latents_shape, pixels, size, NULL);
+ *   calotype_load(NULL, NULL, &model);  // the embedded model
+ *   calotype_image_shape(model, &latents_shape, NULL, &image_shape);
+ *   calotype_decode_u8(model, latents, &latents_shape, pixels, count, NULL);
  *   calotype_write_image("out.png", pixels, &image_shape, 0);
  *   calotype_free(model);
  *
@@ -59,8 +59,8 @@ typedef struct calotype_model calotype_model;
 
 typedef struct calotype_load_options {
   size_t struct_size;
-  const char* family; /* "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": what a file without config
-                         is; NULL: inferred */
+  const char* family; /* "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": whose latent space it has,
+                         whatever its config says; NULL: as the config says, else inferred */
   int32_t verify;     /* not 0: check digests where the container has them */
 } calotype_load_options;
 

@@ -27,13 +27,17 @@ struct LatentFile {
   DType dtype = DType::kF32;  // as stored
   int64_t image_height = 0;   // of the picture they were made from; 0: not recorded
   int64_t image_width = 0;
+  bool packed = false;       // came as tokens: the picture's size is what their grid gives
   std::string model;         // name of the model that made them; empty: not recorded
   std::string latent_space;  // AutoencoderKL::latent_space_hash; empty: not recorded
 };
 
 struct ReadLatentsOptions {
   std::optional<LatentLayout> layout = {};  // overrides the file's metadata; default NCHW
-  int64_t image_height = 0;  // for packed tokens [B, N, C * 4]: the size of the picture
+  // For packed tokens [B, N, C * 4]: the size of the picture. Sides that are no multiple of a
+  // token's lose the rest, as in diffusers' pipelines; or, where there are as many tokens as that
+  // takes, are those of a picture that was padded.
+  int64_t image_height = 0;
   int64_t image_width = 0;
   bool unscaled = false;  // the file holds raw z, whether or not it says so
 };

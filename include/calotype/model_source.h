@@ -89,8 +89,10 @@ struct CALOTYPE_API Model {
 };
 
 struct LoadOptions {
-  std::string family = {};  // overrides what a source without config is taken for
-  bool verify = false;      // check digests where the container has them
+  // Whose latent space the model has, whatever its config says or would be inferred; refused where
+  // the tensors contradict it.
+  std::string family = {};
+  bool verify = false;  // check digests where the container has them
 };
 
 // `name`: empty for the embedded model; else, in this order, a path that exists, a Hugging Face
@@ -123,9 +125,10 @@ enum class ModelFormat { kDiffusersFolder, kSafetensors, kGguf, kOllama };
 struct ConvertOptions {
   ModelFormat format = ModelFormat::kSafetensors;
   bool original_keys = false;  // safetensors and gguf: LDM/BFL names
-  std::optional<DType> dtype =
-      {};                  // F32, F16, BF16 (GGUF also Q8_0); default: the source's own, bytes kept
-  bool overwrite = false;  // a folder or Ollama tag that exists
+  // F32, F16, BF16 (GGUF also Q8_0); default: the source's own, bytes kept. FLUX.2's batch-norm
+  // statistics keep their own always, since the latent space is made of them.
+  std::optional<DType> dtype = {};
+  bool overwrite = false;                     // a folder or Ollama tag that exists
   std::function<bool(double)> progress = {};  // fraction done; false cancels
 };
 // Writes `model` to `target` (a folder, a file, or an Ollama name) with its config. Files appear

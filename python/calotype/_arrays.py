@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from . import _native
 from ._errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -34,13 +35,28 @@ def is_pil(value: object) -> bool:
     return image_module is not None and isinstance(value, image_module.Image)
 
 
-def from_pil(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [1, H, W, 3]: upright (EXIF), alpha over white, as the program reads files."""
+def from_pil(image: Image.Image) -> NDArray[np.uint8] | FloatArray:
+    """[1, H, W, 3] in [0, 255], upright (EXIF), alpha over white, as the program reads files: uint8,
+    or float32 of 16-bit grey, whose low bits count."""
     import numpy as np
     from PIL import Image as image_module
     from PIL import ImageOps
 
+    if image.mode in ("I", "F"):
+        raise InvalidArgumentError(
+            f"the picture has the mode {image.mode}, which does not say what is white; give an array "
+            "of floats in [0, 1], or a picture of the mode I;16, L or RGB"
+        )
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        grey = np.asarray(upright)
+        clear = upright.info.get("transparency")
+        if clear is not None:
+            grey = np.where(grey == clear, 65535, grey)
+        return np.repeat((grey / 257).astype(np.float32)[None, ..., None], 3, axis=3)
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(upright.mode)  # from premultiplied alpha
+    if straight is not None:
+        upright = upright.convert(straight)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         upright = upright.convert("RGBA")
         white = image_module.new("RGBA", upright.size, (255, 255, 255, 255))
@@ -92,20 +108,45 @@ def check_array(value: Array, what: str) -> tuple[Array, tuple[int, ...], bool]:
     import numpy as np
 
     if not isinstance(value, np.ndarray):
-        try:
-            value = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise InvalidArgumentError(
-                f"the {what} cannot be read as an array: {error}"
-            ) from error
+        value = _foreign_array(value, what)
+    if value.dtype.name == "bfloat16":  # of the package ml_dtypes
+        value = _widen(value.view(np.uint16))
     if value.dtype.kind == "f" and value.dtype.byteorder == ">":
         value = value.astype(value.dtype.newbyteorder("="))
-    if value.dtype.kind not in "fu" or (value.dtype.kind == "u" and value.dtype != np.uint8):
+    if value.dtype not in (np.float32, np.float64, np.float16, np.uint8):
         raise InvalidArgumentError(
             f"the {what} has the dtype {value.dtype}; "
             "float32, float64, float16, bfloat16 and uint8 can be read"
         )
+    # A field of records, a view of bytes: what DLPack cannot say.
+    if not value.flags.aligned or any(stride % value.itemsize for stride in value.strides):
+        value = value.copy()
     return value, value.shape, value.dtype == np.uint8
+
+
+def _widen(bits: NDArray[np.uint16]) -> FloatArray:
+    """The bits of bfloat16 as float32."""
+    import numpy as np
+
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _foreign_array(value: Array, what: str) -> NDArray[Any]:
+    """A numpy array of what speaks DLPack, without a copy but for bfloat16; or of lists."""
+    import numpy as np
+
+    try:
+        if not hasattr(value, "__dlpack__"):
+            return np.asarray(value)
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError):
+            bits = _native.bfloat_bits(value)  # numpy has no bfloat16
+            if bits is None:
+                raise
+            return _widen(bits)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"the {what} cannot be read as an array: {error}") from error
 
 
 def with_batch(value: Array, shape: tuple[int, ...], what: str) -> tuple[Array, tuple[int, ...]]:

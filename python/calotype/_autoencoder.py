@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
 
-from . import _native
+from . import _device, _native
 from ._arrays import (
     check_array,
     from_pil,
@@ -23,6 +24,7 @@ from ._hub import find_model
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from PIL import Image
 
     from ._arrays import Array, FloatArray, Layout
@@ -34,8 +36,8 @@ Output: TypeAlias = Literal["pil", "np", "pt"]
 class Posterior(NamedTuple):
     """The diagonal Gaussian that the encoder predicts, of raw z: [B, C, H/f, W/f] float32 each."""
 
-    mean: FloatArray
-    logvar: FloatArray  # clamped to [-30, 20]
+    mean: Array
+    logvar: Array  # clamped to [-30, 20]
 
 
 class Plan(NamedTuple):
@@ -61,14 +63,25 @@ def list_models() -> list[ModelEntry]:
     return [ModelEntry(*entry) for entry in _native.list_models()]
 
 
+def whole_number(value: object, what: str, low: int, high: int, form: str) -> int:
+    """`value`, which may be of any type of integers, between two bounds; `form` says what it is."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidArgumentError(f"{what} is {value!r}; it is {form}") from None
+    if not low <= number <= high:
+        raise InvalidArgumentError(f"{what} is {value!r}; it is {form}")
+    return number
+
+
 def parse_bytes(memory: str | int | None) -> int:
     """1610612736, "1536M", "1.5G": a number of bytes, in powers of 1024. None: 0."""
     if memory is None:
         return 0
-    count = _native.parse_memory_size(memory) if isinstance(memory, str) else memory
-    if count < 1:
-        raise InvalidArgumentError(f"memory is {memory!r}; it must be positive")
-    return count
+    if isinstance(memory, str):
+        return _native.parse_memory_size(memory)
+    form = 'a positive whole number of bytes, or a text such as "1.3G"'
+    return whole_number(memory, "memory", 1, 2**62, form)
 
 
 class JobOptions(TypedDict, total=False):
@@ -97,8 +110,12 @@ def job_arguments(
     scratch: str | os.PathLike[str] | None = None,
 ) -> _native.JobArguments:
     """Checks and packs the options of a job."""
-    if threads is not None and threads < 1:
-        raise InvalidArgumentError(f"threads is {threads}; it is 1 or more, or None for all")
+    if threads is not None:
+        form = "a whole number, 1 or more, or None for all"
+        threads = whole_number(threads, "threads", 1, 2**31 - 1, form)
+    device = whole_number(device, "device", 0, 2**31 - 1, "the number of a GPU, from 0 on")
+    if progress is not None and not callable(progress):
+        raise InvalidArgumentError(f"progress is {progress!r}; it is a function, or None")
     for what, value, known in (
         ("precision", precision, ("auto", "f32", "fast", "bf16", "f16")),
         ("backend", backend, ("auto", "cpu", "cuda", "reference")),
@@ -139,6 +156,8 @@ class AutoencoderKL:
         local_files_only: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
     ) -> AutoencoderKL:
         """Loads a model.
 
@@ -147,11 +166,13 @@ class AutoencoderKL:
                 `.safetensors` or `.gguf` file, an Ollama manifest), a Hugging Face repo id, or an
                 Ollama name.
             subfolder: of a folder or a repo, where the autoencoder is; "vae" is found by itself.
-            family: "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": what a file without config is.
+            family: "flux", "sd1", "sd2", "sdxl", "sd3", "flux2": whose latent space the model has,
+                whatever its config says; None: as the config says, else inferred.
             verify: check digests where the container has them.
             local_files_only: do not ask huggingface_hub, where it is installed, to fetch a repo
                 that is not in the cache.
-            revision, token: for huggingface_hub.
+            revision, token, force_download: for huggingface_hub.
+            cache_dir: the Hugging Face cache; None: $HF_HUB_CACHE, $HF_HOME/hub, ~/.cache/…
 
         Raises:
             NotFoundError, InvalidDataError, UnsupportedError
@@ -162,6 +183,8 @@ class AutoencoderKL:
             local_files_only=local_files_only,
             revision=revision,
             token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
         )
         return cls(_native.Model.load(found, family or "", verify))
 
@@ -182,7 +205,7 @@ class AutoencoderKL:
             config: the fields of a diffusers `config.json`; None to infer them.
             source: what errors call the model.
         """
-        held = dict(tensors)
+        held = {name: check_array(value, f"weight {name}")[0] for name, value in tensors.items()}
         text = None if config is None else json.dumps(dict(config))
         return cls(_native.Model.from_tensors(held, text, source, family or "", held))
 
@@ -244,6 +267,16 @@ class AutoencoderKL:
         """True where the source had no config, which was inferred from shapes and names."""
         return self._model.config_inferred
 
+    def tensors(self) -> dict[str, FloatArray]:
+        """The weights by diffusers name: float32 copies, as `from_tensors` takes them."""
+        found: dict[str, FloatArray] = {}
+        for name, shape, _ in self._model.weights:
+            values = self._model.tensor(name)
+            assert values is not None
+            matrix = ".attentions." in name and len(shape) == 4  # stored as a 1x1 convolution
+            found[name] = values[0].reshape(shape[:2] if matrix else shape)
+        return found
+
     def latent_space_hash(self) -> str:
         """SHA-256 (hex) of what defines the latent space: equal hashes, exchangeable latents."""
         return self._model.latent_space_hash()
@@ -294,7 +327,9 @@ class AutoencoderKL:
 
         Args:
             latents: [B, C, h, w], or [C, h, w]: numpy, torch, anything with DLPack on the CPU, of
-                float32, float64, float16 or bfloat16. Scaled, or raw z with `unscaled`.
+                float32, float64, float16 or bfloat16. Scaled, or raw z with `unscaled`. On an NVIDIA
+                GPU (not float64) they are decoded there, on torch's current stream, and "pt" gives a
+                tensor on it without waiting; `progress` is not called then.
             output: "pil": a PIL image, a list of them for a batch of several. "np": float32
                 [B, h*f, w*f, 3] in [0, 1]. "pt": a torch tensor [B, 3, h*f, w*f] in [0, 1], in
                 memory channels last.
@@ -315,6 +350,8 @@ class AutoencoderKL:
             raise InvalidArgumentError(f'output is {output!r}; it is "pil", "np" or "pt"')
         if output == "pil" and not clamp:
             raise InvalidArgumentError('clamp=False needs output="np" or "pt"')
+        if _device.on_cuda(latents):
+            return self._decode_on_device(latents, output, clamp, unscaled, dict(job))
         arguments = job_arguments(**job)
         batch = self._latents(latents, unscaled)
         pixels = "uint8" if output == "pil" else "unit" if clamp else "float"
@@ -323,6 +360,62 @@ class AutoencoderKL:
             pictures = to_pil(image)
             return pictures[0] if len(pictures) == 1 else pictures
         return image if output == "np" else to_torch(image).permute(0, 3, 1, 2)
+
+    @overload
+    def encode(
+        self,
+        image: Image.Image | Sequence[Image.Image] | Array,
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: Literal["np"],
+        **job: Unpack[JobOptions],
+    ) -> FloatArray: ...
+
+    @overload
+    def encode(
+        self,
+        image: Image.Image | Sequence[Image.Image] | Array,
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: Literal["pt"],
+        **job: Unpack[JobOptions],
+    ) -> torch.Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        image: torch.Tensor,
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: None = ...,
+        **job: Unpack[JobOptions],
+    ) -> torch.Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        image: Image.Image | Sequence[Image.Image] | NDArray[Any],
+        *,
+        layout: Layout | None = ...,
+        value_range: tuple[float, float] = ...,
+        sample: bool = ...,
+        seed: int = ...,
+        unscaled: bool = ...,
+        output: None = ...,
+        **job: Unpack[JobOptions],
+    ) -> FloatArray: ...
 
     def encode(
         self,
@@ -335,13 +428,14 @@ class AutoencoderKL:
         unscaled: bool = False,
         output: Literal["np", "pt"] | None = None,
         **job: Unpack[JobOptions],
-    ) -> Any:
+    ) -> FloatArray | torch.Tensor:
         """Pictures to latents [B, C, H/f, W/f], float32. Sides that are no multiple of f are
         padded: the last row and column repeat.
 
         Args:
             image: a PIL image or several of a size; uint8 [H, W, 3] or [B, H, W, 3]; floats
-                [B, 3, H, W] or [B, H, W, 3] in `value_range`. numpy, torch, anything with DLPack.
+                [B, 3, H, W] or [B, H, W, 3] in `value_range`. numpy, torch, anything with DLPack;
+                on an NVIDIA GPU as in `decode`: torch tensors on it are what comes out.
             layout: "NCHW" or "NHWC"; None: told by the axis that has 3 channels.
             value_range: of floats: (0, 1) as `decode` gives them, (-1, 1) for the network's own.
             sample: draw from the posterior with `seed`, the same on every machine, instead of
@@ -352,7 +446,15 @@ class AutoencoderKL:
         """
         if output not in (None, "np", "pt"):
             raise InvalidArgumentError(f'output is {output!r}; it is "np" or "pt"')
+        if _device.on_cuda(image):
+            mean, logvar = self._moments_on_device(image, layout, value_range, dict(job))
+            if sample:
+                drawn = _native.sample(mean.cpu(), logvar.cpu(), seed)
+                mean = to_torch(drawn).to(mean.device)
+            z = mean if unscaled else _device.scale(self._model, mean)
+            return z.cpu().numpy() if output == "np" else z
         arguments = job_arguments(**job)
+        seed = whole_number(seed, "seed", 0, 2**64 - 1, "a whole number, 0 or more, of 64 bits")
         batch, found, scale, offset = self._pictures(image, layout, value_range)
         latents = self._model.encode(
             batch, found, scale, offset, seed if sample else None, unscaled, arguments
@@ -367,7 +469,10 @@ class AutoencoderKL:
         value_range: tuple[float, float] = (0.0, 1.0),
         **job: Unpack[JobOptions],
     ) -> Posterior:
-        """Mean and logvar of raw z; arguments as in `encode`."""
+        """Mean and logvar of raw z; arguments as in `encode`. Torch tensors where the image is on a
+        GPU."""
+        if _device.on_cuda(image):
+            return Posterior(*self._moments_on_device(image, layout, value_range, dict(job)))
         arguments = job_arguments(**job)
         batch, found, scale, offset = self._pictures(image, layout, value_range)
         return Posterior(*self._model.moments(batch, found, scale, offset, arguments))
@@ -391,11 +496,56 @@ class AutoencoderKL:
     ) -> Plan:
         """What a job on pictures of height x width pixels will take."""
         arguments = job_arguments(**options)
+        form = "a whole number, 1 or more"
+        height = whole_number(height, "height", 1, 2**31, form)
+        width = whole_number(width, "width", 1, 2**31, form)
+        batch = whole_number(batch, "batch", 1, 2**31, form)
         return Plan(*self._model.plan(job, batch, height, width, arguments))
 
+    def _decode_on_device(
+        self, latents: Array, output: Output, clamp: bool, unscaled: bool, job: dict[str, Any]
+    ) -> Image.Image | list[Image.Image] | FloatArray | torch.Tensor:
+        import torch
+
+        tensor = _device.to_cuda_tensor(latents, "latents")
+        arguments = job_arguments(**_device.job_on(tensor, job, "latents"))
+        batch = self._latent_batch(tensor, tuple(tensor.shape), tensor.dtype == torch.uint8, unscaled)
+        dtype = torch.uint8 if output == "pil" else torch.float32
+        image = _device.decode(self._model, batch, unscaled, dtype, arguments)
+        if output == "pil":
+            pictures = to_pil(image.cpu().numpy())
+            return pictures[0] if len(pictures) == 1 else pictures
+        if clamp:
+            image = torch.nan_to_num(image.mul_(0.5).add_(0.5), nan=0.0).clamp_(0, 1)
+        return image.cpu().numpy() if output == "np" else image.permute(0, 3, 1, 2)
+
+    def _moments_on_device(
+        self,
+        image: Array,
+        layout: Layout | None,
+        value_range: tuple[float, float],
+        job: dict[str, Any],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        tensor = _device.to_cuda_tensor(image, "image")
+        arguments = job_arguments(**_device.job_on(tensor, job, "image"))
+        batch, found, scale, offset = self._picture_batch(
+            tensor, tuple(tensor.shape), tensor.dtype == torch.uint8, layout, value_range
+        )
+        both = _device.moments(
+            self._model, batch, found, scale, offset, torch.float32, arguments
+        )
+        mean, logvar = both.chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
     def _latents(self, latents: Array, unscaled: bool) -> Array:
+        return self._latent_batch(*check_array(latents, "latents"), unscaled)
+
+    def _latent_batch(
+        self, value: Array, shape: tuple[int, ...], is_uint8: bool, unscaled: bool
+    ) -> Array:
         channels = self._z_channels if unscaled else self._channels
-        value, shape, is_uint8 = check_array(latents, "latents")
         if is_uint8:
             raise InvalidArgumentError("the latents have the dtype uint8; they are floats")
         value, shape = with_batch(value, shape, "latents")
@@ -413,7 +563,6 @@ class AutoencoderKL:
         value_range: tuple[float, float],
     ) -> tuple[Array, Layout, float, float]:
         """The batch, its layout, and the scale and offset that bring it to [-1, 1]."""
-        channels = int(self._config["in_channels"])
         if layout not in (None, "NCHW", "NHWC"):
             raise InvalidArgumentError(f'layout is {layout!r}; it is "NCHW" or "NHWC"')
         pictures: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
@@ -423,7 +572,17 @@ class AutoencoderKL:
             if len({one.size for one in pictures}) > 1:
                 raise InvalidArgumentError("the pictures of a batch are not all of one size")
             return np.concatenate([from_pil(one) for one in pictures]), "NHWC", 2 / 255, -1.0
-        value, shape, is_uint8 = check_array(image, "image")
+        return self._picture_batch(*check_array(image, "image"), layout, value_range)
+
+    def _picture_batch(
+        self,
+        value: Array,
+        shape: tuple[int, ...],
+        is_uint8: bool,
+        layout: Layout | None,
+        value_range: tuple[float, float],
+    ) -> tuple[Array, Layout, float, float]:
+        channels = int(self._config["in_channels"])
         value, shape = with_batch(value, shape, "image")
         found = layout or layout_of(shape, channels, is_uint8, "image")
         if shape[1 if found == "NCHW" else 3] != channels:

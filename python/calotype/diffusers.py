@@ -7,17 +7,21 @@
     pipe.vae = calotype.diffusers.AutoencoderKL.from_pretrained("Tongyi-MAI/Z-Image", subfolder="vae")
 
 As diffusers' classes, these take and give *raw* latents: pipelines scale and shift by themselves.
-The work is done on the CPU in float32 whatever the device and dtype of the tensors that come in, and
-what comes out is of their device and dtype.
+What comes out is of the device and dtype of the tensors that come in. Those on an NVIDIA GPU stay
+there, in bf16 unless `precision` says otherwise, without a wait; all others are computed on the CPU in
+float32. Where the GPU backend cannot be used, or backend is "cpu", the CPU computes those too.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import diffusers
 import torch
@@ -26,19 +30,39 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import nn
 
+from . import _device
 from ._arrays import to_torch
 from ._autoencoder import AutoencoderKL as NativeAutoencoderKL
 from ._autoencoder import JobOptions, job_arguments
-from ._errors import InvalidArgumentError, UnsupportedError
+from ._errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    NotFoundError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from . import _native
+
     Method = TypeVar("Method", bound=Callable[..., Any])
 
     def apply_forward_hook(method: Method) -> Method: ...
+
+    class _Base(nn.Module):
+        """What diffusers' bases, which have no types, give."""
+
+        config: FrozenDict
+
+        def register_to_config(self, **config: Any) -> None: ...
 else:
+    from diffusers import ConfigMixin, ModelMixin
     from diffusers.utils.accelerate_utils import apply_forward_hook
+
+    class _Base(ModelMixin, ConfigMixin):
+        """A model of diffusers: pipelines take it and save it."""
 
 __all__ = ["AutoencoderKL", "AutoencoderKLFlux2", "replace_vae"]
 
@@ -51,7 +75,72 @@ def _class_defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name != "self"}
 
 
-class _Autoencoder(nn.Module):
+# What diffusers' from_pretrained and from_single_file take that has no meaning here.
+_IGNORED = frozenset(
+    "config_revision disable_mmap flashpack_kwargs force_download ignore_mismatched_sizes "
+    "local_files_only low_cpu_mem_usage max_memory mirror offload_folder offload_state_dict proxies "
+    "resume_download revision token use_flashpack use_safetensors user_agent variant cache_dir".split()
+)
+# What it takes that would change the model, which must then be None or False.
+_REFUSED = ("quantization_config", "parallel_config", "output_loading_info")
+
+
+def _job_options(options: dict[str, Any]) -> JobOptions:
+    """What is left of a loader's keywords: the options of a job."""
+    for name in _REFUSED:
+        if options.get(name):
+            raise UnsupportedError(f"{name} is {options[name]!r}, which Calotype does not support")
+    job = {k: v for k, v in options.items() if k not in _IGNORED and k not in _REFUSED}
+    job_arguments(**job)  # refuses what is unknown
+    return cast(JobOptions, job)
+
+
+def _scaling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a config, what the tensors of a file do not show."""
+    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast")
+    return {name: fields[name] for name in (*names, "sample_size") if name in fields}
+
+
+def _config_fields(
+    config: str | os.PathLike[str] | Mapping[str, Any], subfolder: str | None
+) -> Mapping[str, Any]:
+    """The fields of a config.json: itself, by its path, by its folder, or of a repo in the cache."""
+    if isinstance(config, Mapping):
+        return config
+    path = Path(config)
+    if path.is_dir():
+        folders = [path / subfolder] if subfolder else [path, path / "vae"]
+        path = next((f for f in (folder / "config.json" for folder in folders) if f.is_file()), path)
+    if path.is_file():
+        try:
+            fields = json.loads(path.read_text())
+        except ValueError as error:
+            raise InvalidDataError(f"{path}: is no JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise InvalidDataError(f"{path}: is no config: an object is expected")
+        return fields
+    return NativeAutoencoderKL.from_pretrained(config, subfolder=subfolder).config
+
+
+def _original_fields(original: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The scaling factor of the original code's configuration."""
+    fields: Any = original
+    if not isinstance(original, Mapping):
+        import yaml  # type: ignore[import-untyped]  # huggingface_hub's
+
+        path = Path(original)
+        if not path.is_file():
+            raise NotFoundError(
+                f"{os.fspath(original)}: there is no such file; nothing is downloaded as original_config"
+            )
+        fields = yaml.safe_load(path.read_text())
+    try:
+        return {"scaling_factor": float(fields["model"]["params"]["scale_factor"])}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+class _Autoencoder(_Base):
     """What the two classes share: all but FLUX.2's batch norm."""
 
     _class_name = ""
@@ -74,7 +163,9 @@ class _Autoencoder(nn.Module):
         defaults = _class_defaults(self._class_name)
         given = native.config if config is None else config
         known = {k: v for k, v in given.items() if k in defaults or k.startswith("_")}
-        self.config = FrozenDict({**defaults, **known})
+        self.register_to_config(**{**defaults, **known})
+        # A pipeline that is saved names the class that loads its folder anywhere: diffusers' own.
+        self.__module__ = getattr(diffusers, self._class_name).__module__
         # No weights of the network live in the module: this is what `to` moves and converts.
         self._anchor: torch.Tensor
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
@@ -108,30 +199,70 @@ class _Autoencoder(nn.Module):
         revision: str | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
-        variant: str | None = None,
-        use_safetensors: bool | None = None,
-        low_cpu_mem_usage: bool | None = None,
-        **job: Unpack[JobOptions],
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        device_map: Any = None,
+        **options: Any,
     ) -> Self:
-        """Loads what `calotype.AutoencoderKL.from_pretrained` loads. `torch_dtype` (or `dtype`) is
-        the dtype that the module says it has. `variant`, `use_safetensors` and `low_cpu_mem_usage`
-        change nothing."""
+        """Loads what `calotype.AutoencoderKL.from_pretrained` loads.
+
+        `torch_dtype` (or `dtype`) is the dtype that the module says it has; `device_map`, where it
+        is one device, the device. `options` are those of a job (progress, threads, memory, …);
+        what else diffusers takes is taken, and changes nothing: weights are mapped as they are.
+        """
+        job = _job_options(options)
         native = NativeAutoencoderKL.from_pretrained(
             pretrained_model_name_or_path,
             subfolder=subfolder,
             family=family,
             revision=revision,
             token=token,
-            local_files_only=local_files_only,
+            local_files_only=bool(local_files_only),
+            cache_dir=cache_dir,
+            force_download=force_download,
         )
-        module = cls(native, **job)
-        wanted = torch_dtype or dtype
-        return module if wanted is None else module.to(wanted)
+        return cls(native, **job)._placed(torch_dtype or dtype, device_map)
 
     @classmethod
-    def from_single_file(cls, path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """`from_pretrained` of a file."""
-        return cls.from_pretrained(path, **kwargs)
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path_or_dict: str | os.PathLike[str] | Mapping[str, torch.Tensor],
+        *,
+        config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        original_config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        device_map: Any = None,
+        family: str | None = None,
+        subfolder: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Loads a file, or the tensors of one. Its structure is inferred from its tensors; how its latents are scaled, where
+        `family` does not say it, is in `config` (a config.json, its folder, or its fields), or in
+        `original_config` (a YAML of the original code, or what it holds)."""
+        job = _job_options(options)
+        source = pretrained_model_link_or_path_or_dict
+        if isinstance(source, Mapping):
+            tensors = {name: _held_tensor(name, tensor) for name, tensor in source.items()}
+            native = NativeAutoencoderKL.from_tensors(tensors, family=family)
+        else:
+            native = NativeAutoencoderKL.from_pretrained(source, family=family)
+        fields = dict(native.config)
+        if original_config is not None:
+            fields.update(_original_fields(original_config))
+        if config is not None:
+            fields.update(_scaling(_config_fields(config, subfolder)))
+        return cls(native, fields, **job)._placed(torch_dtype or dtype, device_map or device)
+
+    def _placed(self, dtype: torch.dtype | None, device_map: Any) -> Self:
+        """Of a dtype, and on a device where the map names a single one."""
+        if isinstance(device_map, Mapping):
+            device_map = device_map.get("")
+        if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+            device_map = None
+        # ModelMixin.to warns of every dtype.
+        return nn.Module.to(self, device_map or self.device, dtype or self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -140,6 +271,41 @@ class _Autoencoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self._anchor.device
+
+    def num_parameters(
+        self, only_trainable: bool = False, exclude_embeddings: bool = False
+    ) -> int:
+        """Of the network; none can be trained, and there are no embeddings."""
+        if only_trainable:
+            return 0
+        shapes = [shape for name, shape, _ in self._weights() if not name.startswith("bn.")]
+        return sum(math.prod(shape) for shape in shapes)
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the weights, as they lie in their file or in the module that they are of."""
+        return sum(count for _, _, count in self._weights())
+
+    def _weights(self) -> list[tuple[str, list[int], int]]:
+        return self.native._model.weights
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """The weights of the network, which do not live in the module: what is saved is whole."""
+        for name, values in self.native.tensors().items():
+            destination[prefix + name] = torch.from_numpy(values).to(self.dtype)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuses: a model's weights do not change."""
+        raise UnsupportedError(
+            f"the weights of {self.native.source} cannot be replaced; load others with "
+            "from_pretrained, or load them into a module of diffusers and give it to replace_vae"
+        )
+
+    @classmethod
+    def from_config(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuses: there is no model without weights."""
+        raise UnsupportedError("a config has no weights; use from_pretrained")
 
     @property
     def spatial_compression_ratio(self) -> int:
@@ -164,6 +330,21 @@ class _Autoencoder(nn.Module):
     def disable_slicing(self) -> None:
         self.use_slicing = False
 
+    @overload
+    def encode(
+        self, x: torch.Tensor, return_dict: Literal[True] = ...
+    ) -> AutoencoderKLOutput: ...
+
+    @overload
+    def encode(
+        self, x: torch.Tensor, return_dict: Literal[False]
+    ) -> tuple[DiagonalGaussianDistribution]: ...
+
+    @overload
+    def encode(
+        self, x: torch.Tensor, return_dict: bool
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]: ...
+
     @apply_forward_hook
     def encode(
         self, x: torch.Tensor, return_dict: bool = True
@@ -175,13 +356,31 @@ class _Autoencoder(nn.Module):
             raise InvalidArgumentError(
                 f"the picture is {x.shape[3]}x{x.shape[2]}; its sides must be multiples of {factor}"
             )
-        moments = [
-            torch.cat([to_torch(part) for part in self._moments(batch)], dim=1)
-            for batch in self._slices(x)
-        ]
+        moments = [self._moments(batch) for batch in self._slices(x)]
         whole = torch.cat(moments) if len(moments) > 1 else moments[0]
         posterior = DiagonalGaussianDistribution(whole.to(x.device, x.dtype))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    @overload
+    def decode(
+        self,
+        z: torch.Tensor,
+        return_dict: Literal[True] = ...,
+        generator: torch.Generator | None = ...,
+    ) -> DecoderOutput: ...
+
+    @overload
+    def decode(
+        self,
+        z: torch.Tensor,
+        return_dict: Literal[False],
+        generator: torch.Generator | None = ...,
+    ) -> tuple[torch.Tensor]: ...
+
+    @overload
+    def decode(
+        self, z: torch.Tensor, return_dict: bool, generator: torch.Generator | None = ...
+    ) -> DecoderOutput | tuple[torch.Tensor]: ...
 
     @apply_forward_hook
     def decode(
@@ -212,16 +411,45 @@ class _Autoencoder(nn.Module):
         return decoded
 
     def _slices(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        held = batch.detach().to("cpu")
-        return torch.split(held, 1) if self.use_slicing else (held,)
+        return torch.split(batch.detach(), 1) if self.use_slicing else (batch.detach(),)
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:
-        arguments = job_arguments(**self.job)
-        image = self.native._model.decode(z, "NCHW", True, "float", arguments)
-        return to_torch(image).permute(0, 3, 1, 2)
+        """Pictures of one device and dtype with z, or float32 on the CPU."""
+        model = self.native._model
+        image = self._on_device(z, lambda a: _device.decode(model, z, True, z.dtype, a))
+        if image is None:
+            found = model.decode(z.to("cpu"), "NCHW", True, "float", job_arguments(**self.job))
+            image = to_torch(found)
+        return image.permute(0, 3, 1, 2)
 
-    def _moments(self, x: torch.Tensor) -> tuple[Any, Any]:
-        return self.native._model.moments(x, "NCHW", 1.0, 0.0, job_arguments(**self.job))
+    def _moments(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean and logvar, one after the other; as `_decode`."""
+        model = self.native._model
+        moments = self._on_device(
+            x, lambda a: _device.moments(model, x, "NCHW", 1.0, 0.0, x.dtype, a)
+        )
+        if moments is not None:
+            return moments
+        parts = model.moments(x.to("cpu"), "NCHW", 1.0, 0.0, job_arguments(**self.job))
+        return torch.cat([to_torch(part) for part in parts], dim=1)
+
+    def _on_device(
+        self, x: torch.Tensor, work: Callable[[_native.JobArguments], torch.Tensor]
+    ) -> torch.Tensor | None:
+        """`work` on the GPU that x is on; None where the CPU is to do it."""
+        job = dict(self.job)
+        backend = job.get("backend", "auto")
+        known = (torch.float32, torch.float16, torch.bfloat16)
+        if backend not in ("auto", "cuda") or not _device.on_cuda(x) or x.dtype not in known:
+            return None
+        job.pop("device", None)  # it runs where x is
+        try:
+            return work(job_arguments(**_device.job_on(x, job, "tensor")))
+        except (NotFoundError, OutOfMemoryError, UnsupportedError) as error:
+            if backend == "cuda":
+                raise
+            warnings.warn(f"the CPU computes what is on {x.device}: {error}", stacklevel=4)
+            return None
 
     def _check(self, x: torch.Tensor, what: str, channels: int) -> None:
         if x.requires_grad and torch.is_grad_enabled():
@@ -296,7 +524,7 @@ def _from_module(module: nn.Module, source: str, **job: Unpack[JobOptions]) -> _
     native = NativeAutoencoderKL.from_tensors(
         tensors, {**vae.config, "_class_name": name}, source=source
     )
-    return _CLASSES[name](native, vae.config, **job).to(vae.device, vae.dtype)
+    return _CLASSES[name](native, vae.config, **job)._placed(vae.dtype, vae.device)
 
 
 def replace_vae(

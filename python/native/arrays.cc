@@ -4,10 +4,10 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "calotype/error.h"
-#include "calotype/image.h"
 
 namespace calotype::python {
 namespace {
@@ -161,6 +161,26 @@ TensorView to_view(const AnyArray& array, const std::string& name) {
   return view;
 }
 
+nb::object bfloat_bits(const nb::object& array) {
+  AnyArray values;
+  if (!nb::try_cast(array, values) || !is(values.dtype(), nb::dlpack::dtype_code::Bfloat, 16)) {
+    return nb::none();
+  }
+  check_readable(values);
+  std::vector<size_t> sides;
+  std::vector<int64_t> strides;
+  for (size_t i = 0; i < values.ndim(); i++) {
+    sides.push_back(values.shape(i));
+    strides.push_back(values.stride(i));
+  }
+  auto kept = std::make_unique<AnyArray>(values);
+  const nb::capsule owner(
+      kept.get(), [](void* p) noexcept { std::unique_ptr<AnyArray>(static_cast<AnyArray*>(p)); });
+  kept.release();
+  return nb::cast(nb::ndarray<nb::numpy, const uint16_t>(values.data(), values.ndim(), sides.data(),
+                                                         owner, strides.data()));
+}
+
 FloatArray to_numpy(Tensor tensor) {
   auto kept = std::make_unique<Tensor>(std::move(tensor));
   float* data = kept->data();
@@ -172,12 +192,11 @@ FloatArray to_numpy(Tensor tensor) {
   return FloatArray(data, 4, sides, owner);
 }
 
-ByteArray to_numpy_bytes(const Tensor& tensor) {
-  auto kept = std::make_unique<std::vector<uint8_t>>(static_cast<size_t>(tensor.size()));
-  to_uint8(tensor.values(), *kept);
+ByteArray to_numpy(std::vector<uint8_t> bytes, const Shape& shape) {
+  auto kept = std::make_unique<std::vector<uint8_t>>(std::move(bytes));
   uint8_t* data = kept->data();
   size_t sides[4];
-  for (size_t i = 0; i < 4; i++) sides[i] = static_cast<size_t>(tensor.dim(i));
+  for (size_t i = 0; i < 4; i++) sides[i] = static_cast<size_t>(shape[i]);
   const nb::capsule owner(kept.get(), [](void* p) noexcept {
     std::unique_ptr<std::vector<uint8_t>>(static_cast<std::vector<uint8_t>*>(p));
   });

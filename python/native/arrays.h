@@ -4,7 +4,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "calotype/tensor.h"
 
@@ -24,7 +26,10 @@ Tensor to_tensor(const AnyArray& array, std::string_view layout, float scale, fl
 TensorView to_view(const AnyArray& array, const std::string& name);
 
 // numpy arrays that own the tensor's memory: no copy.
+// The bits of an array of bfloat16, without a copy; None for other arrays.
+nb::object bfloat_bits(const nb::object& array);
+
 FloatArray to_numpy(Tensor tensor);
-ByteArray to_numpy_bytes(const Tensor& tensor);  // round(255 clamp(y / 2 + 0.5))
+ByteArray to_numpy(std::vector<uint8_t> bytes, const Shape& shape);
 
 }  // namespace calotype::python

@@ -28,7 +28,15 @@ Job::Job(const JobArguments& arguments) : callback_(arguments.progress) {
   options_.threads = arguments.threads;
   options_.memory = arguments.memory;
   options_.scratch = arguments.scratch;
+  options_.notice = [this](const std::string& sentence) { notices_.push_back(sentence); };
   options_.progress = [this](const Progress& progress) { return on_progress(progress); };
+}
+
+void Job::warn() const {
+  for (const std::string& notice : notices_) {
+    // 2: who called the package.
+    if (PyErr_WarnEx(PyExc_RuntimeWarning, notice.c_str(), 2) != 0) throw nb::python_error();
+  }
 }
 
 bool Job::on_progress(const Progress& progress) {

@@ -7,6 +7,7 @@
 #include <exception>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "calotype/autoencoder_kl.h"
 
@@ -33,8 +34,12 @@ class Job {
   template <class Work>
   auto run(const Work& work) {
     try {
-      const nb::gil_scoped_release release;
-      return work(std::as_const(options_));
+      auto result = [&] {
+        const nb::gil_scoped_release release;
+        return work(std::as_const(options_));
+      }();
+      warn();
+      return result;
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kCancelled && raised_) std::rethrow_exception(raised_);
       throw;
@@ -43,6 +48,7 @@ class Job {
 
  private:
   bool on_progress(const Progress& progress);
+  void warn() const;  // a RuntimeWarning of each notice
 
   // A signal is looked for this often: taking the GIL may cost a switch interval (5 ms) where other
   // threads of Python are busy, and an interrupt is to be felt within 100 ms.
@@ -50,6 +56,7 @@ class Job {
 
   RunOptions options_;
   nb::object callback_;
+  std::vector<std::string> notices_;
   std::exception_ptr raised_;
   std::chrono::steady_clock::time_point looked_ = std::chrono::steady_clock::now();
 };

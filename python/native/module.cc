@@ -45,15 +45,30 @@ void to_unit(std::span<float> values) {
 
 FloatArray nchw_array(const Tensor& nhwc) { return to_numpy(nhwc_to_nchw(nhwc)); }
 
+// Picture pixels per pixel of scaled latents, or of raw z.
+int64_t factor_of(const AutoencoderKLConfig& config, bool unscaled) {
+  return config.spatial_factor() / (unscaled && config.is_flux2() ? config.patch_size.front() : 1);
+}
+
 nb::object decode(const AutoencoderKL& vae, const AnyArray& latents, const std::string& layout,
                   bool unscaled, const std::string& pixels, const JobArguments& arguments) {
+  if (pixels == "uint8") {  // made where the job runs: a GPU sends a quarter of the bytes
+    Shape shape;
+    std::vector<uint8_t> bytes = Job(arguments).run([&](const RunOptions& options) {
+      const Tensor input = to_tensor(latents, layout, 1, 0);
+      const int64_t factor = factor_of(vae.config(), unscaled);
+      shape = {input.dim(0), input.dim(1) * factor, input.dim(2) * factor,
+               vae.config().out_channels};
+      return unscaled ? vae.decode_z_bytes(input, options) : vae.decode_bytes(input, options);
+    });
+    return nb::cast(to_numpy(std::move(bytes), shape));
+  }
   Tensor image = Job(arguments).run([&](const RunOptions& options) {
     const Tensor input = to_tensor(latents, layout, 1, 0);
     Tensor output = unscaled ? vae.decode_z(input, options) : vae.decode(input, options);
     if (pixels == "unit") to_unit(output.values());
     return output;
   });
-  if (pixels == "uint8") return nb::cast(to_numpy_bytes(image));
   return nb::cast(to_numpy(std::move(image)));
 }
 
@@ -83,6 +98,53 @@ std::tuple<FloatArray, FloatArray> moments(const AutoencoderKL& vae, const AnyAr
     return posterior_of(vae, image, layout, scale, offset, options);
   });
   return {nchw_array(posterior.mean), nchw_array(posterior.logvar)};
+}
+
+// Memory of a GPU as Python describes it: address, dtype, shape (NHWC) and strides (of n, h, w, c)
+// in elements.
+using DeviceArguments =
+    std::tuple<uintptr_t, std::string, std::vector<int64_t>, std::vector<int64_t>>;
+
+DeviceView to_device_view(const DeviceArguments& arguments) {
+  const auto& [address, dtype, shape, strides] = arguments;
+  static const std::map<std::string, DType> kTypes = {{"float32", DType::kF32},
+                                                      {"float16", DType::kF16},
+                                                      {"bfloat16", DType::kBF16},
+                                                      {"uint8", DType::kU8}};
+  DeviceView view;
+  view.data = reinterpret_cast<void*>(address);
+  view.dtype = kTypes.at(dtype);
+  view.shape = shape;
+  std::copy_n(strides.begin(), view.strides.size(), view.strides.begin());
+  return view;
+}
+
+void decode_on_device(const AutoencoderKL& vae, const DeviceArguments& latents, bool unscaled,
+                      const DeviceArguments& image, uintptr_t stream,
+                      const JobArguments& arguments) {
+  Job(arguments).run([&](const RunOptions& options) {
+    vae.decode_on_device(to_device_view(latents), unscaled, to_device_view(image),
+                         reinterpret_cast<void*>(stream), options);
+    return true;
+  });
+}
+
+void encode_on_device(const AutoencoderKL& vae, const DeviceArguments& image,
+                      const DeviceArguments& moments, uintptr_t stream,
+                      const JobArguments& arguments) {
+  Job(arguments).run([&](const RunOptions& options) {
+    vae.encode_on_device(to_device_view(image), to_device_view(moments),
+                         reinterpret_cast<void*>(stream), options);
+    return true;
+  });
+}
+
+// mean + exp(logvar / 2) * noise, as Posterior::sample.
+FloatArray sample(const AnyArray& mean, const AnyArray& logvar, uint64_t seed) {
+  Posterior posterior;
+  posterior.mean = to_tensor(mean, "NCHW", 1, 0);
+  posterior.logvar = to_tensor(logvar, "NCHW", 1, 0);
+  return nchw_array(posterior.sample(seed));
 }
 
 // Keeps a Python object alive for as long as C++ needs its memory.
@@ -115,18 +177,17 @@ std::unique_ptr<AutoencoderKL> load(const std::string& name, const std::string& 
 // (channels, factor) of scaled latents and of raw z.
 std::tuple<int64_t, int64_t, int64_t, int64_t> grid(const AutoencoderKL& vae) {
   const AutoencoderKLConfig& config = vae.config();
-  const int64_t patch = config.is_flux2() ? config.patch_size.front() : 1;
   return {config.channels(), config.spatial_factor(), config.latent_channels,
-          config.spatial_factor() / patch};
+          factor_of(config, true)};
 }
 
 // (FLOP, peak bytes) of a job on pictures.
 std::tuple<double, int64_t> plan(const AutoencoderKL& vae, const std::string& job, int64_t batch,
                                  int64_t height, int64_t width, const JobArguments& arguments) {
-  RunOptions options = Job(arguments).run([](const RunOptions& o) { return o; });
-  options.progress = nullptr;
-  const Plan found = job == "encode" ? vae.plan_encode(batch, height, width, options)
-                                     : vae.plan_decode(batch, height, width, options);
+  const Plan found = Job(arguments).run([&](const RunOptions& options) {
+    return job == "encode" ? vae.plan_encode(batch, height, width, options)
+                           : vae.plan_decode(batch, height, width, options);
+  });
   return {found.flop, found.planned_peak_bytes};
 }
 
@@ -158,6 +219,9 @@ void bind_model(nb::module_& m) {
       .def("decode", &decode, "latents"_a, "layout"_a, "unscaled"_a, "pixels"_a, "job"_a)
       .def("encode", &encode, "image"_a, "layout"_a, "scale"_a, "offset"_a, "seed"_a.none(),
            "unscaled"_a, "job"_a)
+      .def("decode_on_device", &decode_on_device, "latents"_a, "unscaled"_a, "image"_a, "stream"_a,
+           "job"_a)
+      .def("encode_on_device", &encode_on_device, "image"_a, "moments"_a, "stream"_a, "job"_a)
       .def("moments", &moments, "image"_a, "layout"_a, "scale"_a, "offset"_a, "job"_a)
       .def(
           "scale",
@@ -181,6 +245,15 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("family", [](const AutoencoderKL& vae) { return vae.model().family; })
       .def_prop_ro("config_inferred",
                    [](const AutoencoderKL& vae) { return vae.model().config_inferred; })
+      .def_prop_ro(
+          "weights",
+          [](const AutoencoderKL& vae) {
+            nb::list weights;  // (name, shape, bytes)
+            for (const auto& [name, view] : vae.model().tensors) {
+              weights.append(nb::make_tuple(name, view.shape, byte_count(view.dtype, view.shape)));
+            }
+            return weights;
+          })
       .def(
           "tensor",
           [](const AutoencoderKL& vae, const std::string& name) -> nb::object {
@@ -202,7 +275,9 @@ NB_MODULE(_native, m) {
   nb::register_exception_translator(translate, nullptr);
   m.attr("version") = CALOTYPE_VERSION;
   bind_model(m);
+  m.def("bfloat_bits", &bfloat_bits, nb::arg("array"));
   m.def("list_models", &models);
+  m.def("sample", &sample, nb::arg("mean"), nb::arg("logvar"), nb::arg("seed"));
   m.def("default_threads", &calotype::default_threads);
   m.def("parse_memory_size", &calotype::parse_memory_size, nb::arg("text"));
 }

@@ -1,5 +1,6 @@
 #include "cli/args.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
@@ -32,27 +33,45 @@ std::optional<std::array<float, 3>> parse_colour(const std::string& text) {
 
 // Throws Error(kInvalidArgument) where the library could not read its environment variables.
 void check_environment() {
-  if (std::getenv("CALOTYPE_SIMD") != nullptr) {
-    try {
-      cpu_simd_target();
-    } catch (const Error& error) {
-      throw Error(ErrorCode::kInvalidArgument, error.what());
-    }
-  }
+  if (std::getenv("CALOTYPE_SIMD") != nullptr) as_usage(cpu_simd_target);
   const char* memory = std::getenv("CALOTYPE_MEMORY");
   if (memory != nullptr && *memory != '\0') parse_memory_size(memory);
+}
+
+// Throws Error(kOutOfMemory) where the picture, its rows resized and the result together take more
+// than `memory` bytes.
+void check_resize(const std::string& path, const Tensor& image, const Size& size, int64_t memory) {
+  const int64_t height = image.dim(1), width = image.dim(2);
+  const auto area = [](int64_t h, int64_t w) {
+    return static_cast<double>(h) * static_cast<double>(w);
+  };
+  const double pixels =
+      area(height, width) + area(height, size.width) + area(size.height, size.width);
+  const double bytes = pixels * static_cast<double>(image.dim(0) * image.dim(3) * 4);
+  if (bytes <= static_cast<double>(memory)) return;
+  throw Error(ErrorCode::kOutOfMemory,
+              display_name(path, true) + ": resizing it to " +
+                  format_size(size.width, size.height) + " takes " +
+                  format_bytes(static_cast<int64_t>(bytes)) + ", more than the memory budget of " +
+                  format_bytes(memory) + "; resize it to a smaller size, or raise --memory");
 }
 
 }  // namespace
 
 void ModelArgs::add(CommandLine& line) {
   line.heading("Model");
-  line.text("-m,--model", model, "M",
-            "A diffusers folder, a .safetensors or .gguf file, a Hugging Face\n"
-            "repo id in the local cache, or an Ollama name; default: the\n"
-            "small embedded model (see calotype list)");
-  line.choice("--family", family, family_names(), "What a file that holds no config is taken for");
-  line.flag("--verify", verify, "Check the digests of the model's files where it has them");
+  line.text(
+      "-m,--model", model, "M",
+      "A diffusers folder, a .safetensors or .gguf file, a Hugging Face\n"
+      "repo id in the local cache, or an Ollama name; default: the\n"
+      "small embedded model (see calotype list)",
+      [](const std::string& text) { return !text.empty(); }, "the name of a model");
+  line.choice("--family", family, family_names(),
+              "Whose latent space the model has, whatever its config says\n"
+              "(default: as its config says, else inferred)");
+  line.flag("--verify", verify,
+            "Check the digests of the model's files where it has them (Ollama,\n"
+            "Hugging Face cache)");
 }
 
 AutoencoderKL ModelArgs::load() const {
@@ -99,30 +118,39 @@ RunOptions RunArgs::options() const {
   options.device = static_cast<int>(device);
   if (!memory.empty()) options.memory = parse_memory_size(memory);
   options.scratch = scratch;
+  options.notice = print_note;
   check_environment();
   return options;
 }
 
 Machine machine_of(const AutoencoderKL& model, const RunArgs& args) {
   const std::string name = model.backend_name(args.options());
-  if (name == "reference") return {"reference", "f64", "reference, f64"};
+  if (name == "reference") return {"reference", "f64", "reference, f64", ""};
   const std::string precision = args.precision.empty() ? "f32" : args.precision;
-  if (name == "CPU" && precision == "f16") {
+  if (!name.starts_with("CPU")) {
+    return {"cuda", args.precision.empty() ? "bf16" : args.precision, name, ""};
+  }
+  if (precision == "f16") {
     throw Error(ErrorCode::kInvalidArgument,
                 "--precision f16 is for GPUs, and this job would run on the CPU; use f32 or fast");
   }
-  if (name == "CPU") return {"cpu", precision, "CPU, " + precision};
-  return {"cuda", args.precision.empty() ? "bf16" : args.precision, name};
+  const size_t colon = name.find(": ");
+  return {"cpu", precision, "CPU, " + precision,
+          colon == std::string::npos ? "" : name.substr(colon + 2)};
+}
+
+std::string latent_space_of(const AutoencoderKL& model) {
+  return model.has_latent_space() ? model.latent_space_hash() : "";
 }
 
 void ReportArgs::add(CommandLine& line, const std::string& quiet_description) {
   line.flag("-q,--quiet", quiet, quiet_description);
-  line.flag("--json", json, "Print the report as JSON");
+  line.flag("--json", json, "Print the report as JSON, and no progress");
 }
 
 void OutputArgs::add(CommandLine& line, const std::string& what,
                      const std::string& force_description) {
-  line.text("-o,--output", output, "OUT", what);
+  line.output("-o,--output", output, what);
   line.flag("--force", force, force_description);
 }
 
@@ -136,12 +164,15 @@ void PictureInArgs::add(CommandLine& line) {
       "white, black, grey or a colour such as #ff8000");
 }
 
-Tensor PictureInArgs::read(const std::string& path) const {
+Tensor PictureInArgs::read(const std::string& path, int64_t memory) const {
   const auto colour = parse_colour(background);
   ReadImageOptions options;
+  options.memory = memory;
   for (size_t i = 0; i < 3; ++i) options.background[i] = colour->at(i);
   Tensor image = read_image(path, options);
-  return resize ? calotype::resize(image, resize->height, resize->width) : std::move(image);
+  if (!resize) return image;
+  check_resize(path, image, *resize, memory);
+  return calotype::resize(image, resize->height, resize->width);
 }
 
 void PictureOutArgs::add(CommandLine& line) {
@@ -152,14 +183,27 @@ void PictureOutArgs::add(CommandLine& line) {
 }
 
 ImageFormat PictureOutArgs::format_of(const std::string& path) const {
-  if (format.empty())
-    return path == "-" || path.empty() ? ImageFormat::kPng : image_format_of(path);
-  return image_format_of("name." + format);
+  if (!format.empty()) return image_format_of("name." + format);
+  if (path == "-" || path.empty()) return ImageFormat::kPng;
+  return as_usage([&] { return image_format_of(path); });
+}
+
+void PictureOutArgs::check(const std::vector<ImageFormat>& formats) const {
+  const auto writes = [&](ImageFormat wanted) {
+    return std::ranges::find(formats, wanted) != formats.end();
+  };
+  if (quality != 0 && !writes(ImageFormat::kJpeg) && !writes(ImageFormat::kWebp)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--quality is of JPEG and WebP, and no such file is written");
+  }
+  if (bit_depth == "16" && !writes(ImageFormat::kPng)) {
+    throw Error(ErrorCode::kInvalidArgument, "--bit-depth 16 is of PNG, and no PNG is written");
+  }
 }
 
 WriteImageOptions PictureOutArgs::options() const {
   WriteImageOptions options;
-  options.quality = static_cast<int>(quality);
+  if (quality != 0) options.quality = static_cast<int>(quality);
   options.bit_depth = bit_depth == "16" ? 16 : 8;
   return options;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "calotype/autoencoder_kl.h"
+#include "calotype/error.h"
 #include "calotype/image.h"
 #include "calotype/tensor.h"
 #include "cli/command_line.h"
@@ -47,14 +48,20 @@ struct Machine {
   std::string backend;    // "cpu", "cuda" or "reference"
   std::string precision;  // "f32", …; of a GPU as its name says
   std::string name;       // "CPU, f32", "NVIDIA H100 80GB HBM3 (sm_90a kernels, bf16)"
+  std::string reason;     // why it is the CPU, where there is a GPU that nobody refused
 };
 Machine machine_of(const AutoencoderKL& model, const RunArgs& args);
+
+// latent_space_hash; empty where a model has none, so that only raw z can be used.
+std::string latent_space_of(const AutoencoderKL& model);
 
 struct ReportArgs {
   bool quiet = false, json = false;
 
   void add(CommandLine& line,
            const std::string& quiet_description = "Print errors only: no progress, no report");
+  // Who reads JSON wants no other lines between.
+  bool no_progress() const { return quiet || json; }
 };
 
 // Where results go; see outputs.h for what -o may be.
@@ -73,22 +80,35 @@ struct PictureInArgs {
   std::optional<Size> resize;
 
   void add(CommandLine& line);
-  Tensor read(const std::string& path) const;
+  // Throws Error(kOutOfMemory) where that would take more than `memory` bytes.
+  Tensor read(const std::string& path, int64_t memory) const;
 };
 
 // How pictures are written.
 struct PictureOutArgs {
-  std::string format;  // empty: by suffix
-  int64_t quality = 95;
-  std::string bit_depth = "8";
+  std::string format;     // empty: by suffix
+  int64_t quality = 0;    // 0: not given
+  std::string bit_depth;  // empty: not given
 
   void add(CommandLine& line);
   // By --format, else by the suffix of `path` ("-" and folders: PNG).
   ImageFormat format_of(const std::string& path) const;
+  // Refuses options that none of the `formats` written has.
+  void check(const std::vector<ImageFormat>& formats) const;
   WriteImageOptions options() const;
 };
 
 const std::map<std::string, DType>& weight_dtypes();  // f32, f16, bf16, q8_0
+
+// job(); what it throws is the fault of who typed the command.
+template <class Job>
+auto as_usage(const Job& job) {
+  try {
+    return job();
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kInvalidArgument, error.what());
+  }
+}
 
 // "file.png" for the messages of a person; "standard input" for "-".
 std::string display_name(const std::string& path, bool input);

@@ -1,9 +1,11 @@
 #include "cli/batch.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "calotype/autoencoder_kl.h"
+#include "cli/args.h"
 
 namespace calotype::cli {
 namespace {
@@ -42,6 +44,16 @@ Tensor cropped_picture(Tensor image, int64_t height, int64_t width) {
 void put_picture(Tensor& batch, int64_t b, int64_t count, const Tensor& picture) {
   if (batch.size() == 0) batch = Tensor(with_batch(picture.shape(), count));
   std::ranges::copy(picture.values(), batch.data() + b * picture.size());
+}
+
+void check_finite(const Tensor& result, const std::string& input, const std::string& model) {
+  if (std::ranges::all_of(result.values(), [](float value) { return std::isfinite(value); }))
+    return;
+  throw Error(
+      ErrorCode::kInvalidData,
+      display_name(input, true) + ": the result holds NaN or infinity and is not written; " +
+          "the weights of the model " + model +
+          " may be damaged (try --verify, or another copy), or too large for --precision f16");
 }
 
 Tensor channels_of(const Tensor& tensor, int64_t first, int64_t count) {

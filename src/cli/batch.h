@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "calotype/tensor.h"
 
@@ -19,6 +20,10 @@ Tensor cropped_picture(Tensor image, int64_t height, int64_t width);
 
 // Puts [1, …] at place `b` of `batch`, which is made [count, …] when it is empty.
 void put_picture(Tensor& batch, int64_t b, int64_t count, const Tensor& picture);
+
+// Throws Error(kInvalidData) where what `model` makes of `input` holds NaN or infinity: as a
+// picture it would be black, with nothing to say why.
+void check_finite(const Tensor& result, const std::string& input, const std::string& model);
 
 // Channels [first, first + count) of NHWC.
 Tensor channels_of(const Tensor& tensor, int64_t first, int64_t count);

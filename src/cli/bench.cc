@@ -98,7 +98,7 @@ BenchResult measure(const AutoencoderKL& model, const BenchArgs& args) {
   const bool decodes = args.job == "decode";
   const Tensor input = random_input(decodes ? result.plan.latents : result.plan.image, decodes);
   std::vector<std::vector<LayerReport>> layers(static_cast<size_t>(args.runs));
-  ProgressMeter meter("bench " + args.job, args.report.quiet);
+  ProgressMeter meter("bench " + args.job, args.report.no_progress());
   for (int64_t run = 0; run < args.runs; ++run) {
     const auto share = [&](int64_t done) {
       return static_cast<double>(done) / static_cast<double>(args.runs);

@@ -94,9 +94,16 @@ void CommandLine::text(const std::string& names, std::string& value, const std::
                        const std::string& description, bool (*good)(const std::string&),
                        const std::string& expected) {
   const auto check = [good, expected](std::string& given) {
-    return good(given) ? std::string() : given + " is not " + expected;
+    return good(given) ? std::string() : (given.empty() ? "''" : given) + " is not " + expected;
   };
   finish(app_->add_option(names, value, description), type)->check(validator(check));
+}
+
+void CommandLine::output(const std::string& names, std::string& value,
+                         const std::string& description) {
+  text(
+      names, value, "OUT", description, [](const std::string& given) { return !given.empty(); },
+      "the name of a file or folder");
 }
 
 void CommandLine::choice(const std::string& names, std::string& value,

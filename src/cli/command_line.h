@@ -45,6 +45,8 @@ class CommandLine {
   void text(const std::string& names, std::string& value, const std::string& type,
             const std::string& description, bool (*good)(const std::string&),
             const std::string& expected);
+  // The name of a file or folder to write, not empty.
+  void output(const std::string& names, std::string& value, const std::string& description);
   // One of `words`.
   void choice(const std::string& names, std::string& value, const std::vector<std::string>& words,
               const std::string& description);

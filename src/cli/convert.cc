@@ -59,6 +59,18 @@ void check(const ConvertArgs& args, ModelFormat format) {
   }
 }
 
+// A model is not written over the file, or into the folder, that it comes from unasked.
+void refuse_own_input(const std::string& target, const Model& model) {
+  if (model.container == kEmbedded) return;  // no file, whatever is named so
+  const std::string& source = model.source;
+  std::error_code ignored;
+  const std::string folder = fs::absolute(target, ignored).parent_path().string();
+  const bool in_source = fs::exists(target, ignored) && same_file(folder, source);
+  if (!in_source && !same_file(target, source)) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              target + " is the input itself; name another output, or say --force");
+}
+
 int64_t bytes_at(const std::string& path) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) return static_cast<int64_t>(fs::file_size(path, ignored));
@@ -81,6 +93,7 @@ int run(const ConvertArgs& args) {
   const Report report(args.report.quiet, args.report.json);
   // Building the network checks every tensor: a broken model is not passed on.
   const AutoencoderKL model = args.model.load();
+  if (args.ollama.empty() && !args.output.force) refuse_own_input(target, model.model());
   ConvertOptions options = {.format = format,
                             .original_keys = args.keys == "original",
                             .dtype = {},
@@ -89,7 +102,8 @@ int run(const ConvertArgs& args) {
   if (!args.dtype.empty()) options.dtype = weight_dtypes().at(args.dtype);
   const Stopwatch watch;
   {
-    ProgressMeter meter("convert " + args.model.name() + " to " + target, args.report.quiet);
+    ProgressMeter meter("convert " + args.model.name() + " to " + target,
+                        args.report.no_progress());
     options.progress = [&meter](double fraction) {
       meter.update(fraction);
       return !interrupted();
@@ -126,13 +140,15 @@ void add_convert(CLI::App& program, Action& action) {
 The config is written too (into the file's metadata where it is one file), and the
 weights keep their bytes without --dtype.)");
   args->output.add(line, "A diffusers folder (OUT/), a .safetensors or a .gguf file",
-                   "Overwrite a folder or an Ollama name that exists");
+                   "Overwrite a folder (all weights in it go) or an Ollama name that\n"
+                   "exists, or the model's own file");
   line.text("--ollama", args->ollama, "NAME", "A name in the Ollama store ($OLLAMA_MODELS)");
   line.exclude("--ollama", "--output");
   line.choice("--keys", args->keys, {"diffusers", "original"},
               "Names of the tensors: of diffusers (default), or the LDM/BFL ones");
   line.choice("--dtype", args->dtype, {"f32", "f16", "bf16", "q8_0"},
-              "Of the weights (default: as they are; q8_0 in .gguf only)");
+              "Of the weights (default: as they are; q8_0 in .gguf only);\n"
+              "FLUX.2's batch-norm statistics always stay as they are");
   args->report.add(line);
   args->model.add(line);
   line.run(action, [args] { return run(*args); });

@@ -1,6 +1,4 @@
 // calotype decode: latents to pictures.
-#include <algorithm>
-
 #include "calotype/latents.h"
 #include "cli/args.h"
 #include "cli/batch.h"
@@ -46,7 +44,9 @@ LatentFile read_file(const DecodeArgs& args, const AutoencoderKL& model, const s
   }
   options.unscaled = args.unscaled;
   LatentFile file = read_latents(path, model.config(), options);
-  if (!file.latent_space.empty() && file.latent_space != model.latent_space_hash() &&
+  const bool raw = file.unscaled || file.moments;
+  const std::string space = raw ? latent_space_of(model) : model.latent_space_hash();
+  if (!file.latent_space.empty() && !space.empty() && file.latent_space != space &&
       !args.output.force) {
     throw Error(ErrorCode::kInvalidData,
                 display_name(path, true) + ": these latents are of another latent space (" +
@@ -67,6 +67,7 @@ Size decoded_size(const AutoencoderKLConfig& config, const LatentFile& file, boo
 // The part of the decoded picture that the latents were made from: --size, else what the file says.
 Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, const LatentFile& file,
                   const Size& decoded, const std::string& path) {
+  if (file.packed) return {file.image_width, file.image_height};  // --size told their grid
   Size size = decoded;
   if (args.size) {
     size = *args.size;
@@ -87,11 +88,11 @@ Size picture_size(const DecodeArgs& args, const AutoencoderKLConfig& config, con
   return size;
 }
 
-// Decodes a file's pictures one by one and hands each to `take`.
+// Decodes the pictures of `input` one by one and hands each to `take`.
 template <class Take>
-void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const LatentFile& file,
-                     const Size& size, bool raw, ProgressMeter& meter, bool collects,
-                     const Take& take) {
+void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const std::string& input,
+                     const LatentFile& file, const Size& size, bool raw, ProgressMeter& meter,
+                     bool collects, const Take& take) {
   RunOptions options = args.run.options();
   const int64_t count = file.latents.dim(0);
   // The latents of the file, and where the pictures are collected, all of them.
@@ -107,30 +108,53 @@ void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const L
     options.progress = meter.part(share(b), share(b + 1));
     Tensor latents = picture_of(file.latents, b);
     if (file.moments) latents = channels_of(latents, 0, latents.dim(3) / 2);
-    take(b, interruptible([&] {
-           Tensor image = raw ? model.decode_z(latents, options) : model.decode(latents, options);
-           return cropped_picture(std::move(image), size.height, size.width);
-         }));
+    const Tensor image = interruptible([&] {
+      Tensor whole = raw ? model.decode_z(latents, options) : model.decode(latents, options);
+      return cropped_picture(std::move(whole), size.height, size.width);
+    });
+    check_finite(image, input, args.model.name());
+    take(b, image);
   }
 }
+
+// A file of latents, and what will become of it.
+struct Decoding {
+  LatentFile file;
+  bool raw = false;
+  Size size;
+  std::vector<std::string> paths;
+};
 
 class DecodeJob {
  public:
   DecodeJob(const DecodeArgs& args, const AutoencoderKL& model, const Report& report,
-            const std::vector<std::string>& outputs, ImageFormat format, const Machine& machine)
+            OutputPlan& plan, const std::vector<std::string>& outputs, ImageFormat format,
+            const Machine& machine)
       : args_(args),
         model_(model),
         report_(report),
+        plan_(plan),
         outputs_(outputs),
         format_(format),
         machine_(machine) {}
 
-  Json operator()(size_t i, const LatentFile& file) const {
+  // Reads input `i` and refuses what cannot be written in the end.
+  Decoding prepare(size_t i) const {
     const std::string& input = args_.latents[i];
-    const bool raw = args_.unscaled || file.unscaled || file.moments;
-    const Size size =
-        picture_size(args_, model_.config(), file, decoded_size(model_.config(), file, raw), input);
-    const std::vector<std::string> paths = paths_for(i, file.latents.dim(0));
+    Decoding job;
+    job.file = read_file(args_, model_, input);
+    job.raw = args_.unscaled || job.file.unscaled || job.file.moments;
+    job.size = picture_size(args_, model_.config(), job.file,
+                            decoded_size(model_.config(), job.file, job.raw), input);
+    job.paths = paths_for(i, job.file.latents.dim(0));
+    check_image_size(display_name(job.paths.front(), false), format_, job.size.height,
+                     job.size.width);
+    return job;
+  }
+
+  Json operator()(size_t i, const Decoding& job) const {
+    const auto& [file, raw, size, paths] = job;
+    const std::string& input = args_.latents[i];
     const Stopwatch watch;
     write_pictures(i, file, size, raw, paths);
     const double seconds = watch.seconds();
@@ -152,31 +176,31 @@ class DecodeJob {
                   display_name(args_.latents[i], true) + ": holds " + std::to_string(count) +
                       " pictures, and standard output takes one; say --format npy, or name a file");
     }
-    std::vector<std::string> paths = numbered_outputs(outputs_[i], count);
-    if (!args_.output.force) std::ranges::for_each(paths, refuse_existing);
-    return paths;
+    return plan_.add_numbered(i, outputs_[i], count);
   }
 
   void write_pictures(size_t i, const LatentFile& file, const Size& size, bool raw,
                       const std::vector<std::string>& paths) const {
-    ProgressMeter meter(job_label("decode", args_.latents, i), args_.report.quiet);
+    ProgressMeter meter(job_label("decode", args_.latents, i), args_.report.no_progress());
     const bool together = paths.size() == 1;
     const int64_t count = file.latents.dim(0);
     Tensor all;
     const bool collects = together && count > 1;
-    decode_pictures(model_, args_, file, size, raw, meter, collects, [&](int64_t b, Tensor image) {
+    const auto take = [&](int64_t b, const Tensor& image) {
       if (collects) {
         put_picture(all, b, count, image);
         return;
       }
       write_image(image, paths[static_cast<size_t>(b)], args_.picture.options(), format_);
-    });
+    };
+    decode_pictures(model_, args_, args_.latents[i], file, size, raw, meter, collects, take);
     if (collects) write_image(all, paths[0], args_.picture.options(), format_);
   }
 
   const DecodeArgs& args_;
   const AutoencoderKL& model_;
   const Report& report_;
+  OutputPlan& plan_;
   const std::vector<std::string>& outputs_;
   ImageFormat format_;
   const Machine& machine_;
@@ -185,22 +209,24 @@ class DecodeJob {
 int run(const DecodeArgs& args) {
   const bool folder = names_folder(args.output.output);
   const ImageFormat format = args.picture.format_of(folder ? "" : args.output.output);
-  const auto outputs =
-      plan_outputs(args.latents, args.output.output, suffix_of(args.picture), args.output.force);
+  args.picture.check({format});
+  OutputPlan plan(args.latents, args.model.model, args.output.force);
+  const auto outputs = plan.add(args.output.output, suffix_of(args.picture));
   const Report report(args.report.quiet, args.report.json, args.output.output == "-");
   args.run.options();  // refuses what makes no sense before the model is read
   const AutoencoderKL model = args.model.load();
   const Machine machine = machine_of(model, args.run);
   Json results;
-  const auto read = [&](const std::string& path) { return read_file(args, model, path); };
+  const DecodeJob job(args, model, report, plan, outputs, format, machine);
   const int code = for_each_input(
-      args.latents, read, DecodeJob(args, model, report, outputs, format, machine), results);
+      args.latents, [&](size_t i) { return job.prepare(i); }, job, results);
   report.json({{"command", "decode"},
                {"model", args.model.name()},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"latent_space", model.latent_space_hash()},
-               {"results", results}});
+               {"latent_space", text_or_null(latent_space_of(model))},
+               {"results", results}},
+              code);
   return code;
 }
 
@@ -230,7 +256,9 @@ without --force.)");
             "The latents are raw z: no scaling, shift or normalisation");
   line.choice("--layout", args->layout, {"nchw", "nhwc"},
               "Of the latents (default: what the file says, else nchw)");
-  line.size("--size", args->size, "Of the picture: unpacks tokens, or crops");
+  line.size("--size", args->size,
+            "Of the picture: unpacks tokens, or crops. Of tokens, sides that are\n"
+            "no multiple of a token's lose the rest, as in diffusers");
   args->picture.add(line);
   args->report.add(line);
   args->model.add(line);

@@ -25,8 +25,8 @@ struct EncodeArgs {
 
   LatentFormat latent_format() const {
     if (!format.empty()) return latent_format_of("name." + format);
-    const bool suffix_says = output.output != "-" && !names_folder(output.output);
-    return suffix_says ? latent_format_of(output.output) : LatentFormat::kSafetensors;
+    if (output.output == "-" || names_folder(output.output)) return LatentFormat::kSafetensors;
+    return as_usage([this] { return latent_format_of(output.output); });
   }
 };
 
@@ -56,7 +56,7 @@ Tensor encode_picture(const AutoencoderKL& model, const EncodeArgs& args, bool u
 }
 
 LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, LatentFormat format,
-                       const Tensor& image, ProgressMeter& meter) {
+                       const std::string& input, const Tensor& image, ProgressMeter& meter) {
   LatentFile file;
   file.moments = args.moments;
   // ComfyUI multiplies by the scale itself, but for FLUX.2, whose normalised patches it stores.
@@ -64,7 +64,8 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
   file.image_height = image.dim(1);
   file.image_width = image.dim(2);
   file.model = args.model.name();
-  file.latent_space = model.latent_space_hash();
+  const bool raw = file.unscaled || file.moments;
+  file.latent_space = raw ? latent_space_of(model) : model.latent_space_hash();
   RunOptions options = args.run.options();
   const int64_t count = image.dim(0);
   for (int64_t b = 0; b < count; ++b) {
@@ -77,8 +78,9 @@ LatentFile encode_file(const AutoencoderKL& model, const EncodeArgs& args, Laten
     // All that was read and made, but for what the job itself counts.
     const bool copied = padded.data() != picture.data();
     options.held_bytes = 4 * (image.size() - (copied ? 0 : picture.size()) + file.latents.size());
-    put_picture(file.latents, b, count,
-                encode_picture(model, args, file.unscaled, padded, options));
+    const Tensor latents = encode_picture(model, args, file.unscaled, padded, options);
+    check_finite(latents, input, args.model.name());
+    put_picture(file.latents, b, count, latents);
   }
   return file;
 }
@@ -87,22 +89,25 @@ int run(const EncodeArgs& args) {
   const LatentFormat format = args.latent_format();
   check_format(args, format);
   const std::string suffix = args.format.empty() ? ".safetensors" : "." + args.format;
-  const auto outputs = plan_outputs(args.pictures, args.output.output, suffix, args.output.force);
+  OutputPlan plan(args.pictures, args.model.model, args.output.force);
+  const auto outputs = plan.add(args.output.output, suffix);
   const Report report(args.report.quiet, args.report.json, args.output.output == "-");
-  args.run.options();  // refuses what makes no sense before the model is read
+  // Refuses what makes no sense before the model is read.
+  const int64_t memory = memory_budget(args.run.options().memory);
   const AutoencoderKL model = args.model.load();
   const Machine machine = machine_of(model, args.run);
   const WriteLatentsOptions write_options = {
       .dtype = weight_dtypes().at(args.dtype),
       .layout = args.layout == "nhwc" ? LatentLayout::kNhwc : LatentLayout::kNchw,
       .format = format};
-  const auto read = [&](const std::string& path) { return args.picture.read(path); };
+  const auto read = [&](size_t i) { return args.picture.read(args.pictures[i], memory); };
   const auto job = [&](size_t i, const Tensor& image) {
     const Stopwatch watch;
     LatentFile file;
     {
-      ProgressMeter meter(job_label("encode", args.pictures, i), args.report.quiet);
-      file = interruptible([&] { return encode_file(model, args, format, image, meter); });
+      ProgressMeter meter(job_label("encode", args.pictures, i), args.report.no_progress());
+      file = interruptible(
+          [&] { return encode_file(model, args, format, args.pictures[i], image, meter); });
     }
     const double seconds = watch.seconds();
     write_latents(file, outputs[i], model.config(), write_options);
@@ -128,10 +133,11 @@ int run(const EncodeArgs& args) {
                {"model", args.model.name()},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"latent_space", model.latent_space_hash()},
+               {"latent_space", text_or_null(latent_space_of(model))},
                {"dtype", dtype_name(write_options.dtype)},
                {"layout", args.layout},
-               {"results", results}});
+               {"results", results}},
+              code);
   return code;
 }
 
@@ -160,7 +166,9 @@ the latents are the mode.)");
               "Of --sample (default 0). Every picture gets the same noise, so\n"
               "that its latents do not depend on the others");
   line.need("--seed", "--sample");
-  line.flag("--moments", args->moments, "Write mean and logvar, unscaled");
+  line.flag("--moments", args->moments,
+            "Write mean and logvar, unscaled; decode takes the mean, where the\n"
+            "file is .safetensors, which says what it holds");
   line.exclude("--moments", "--sample");
   line.flag("--unscaled", args->unscaled, "Write raw z: no scaling, shift or normalisation");
   line.exclude("--unscaled", "--moments");

@@ -76,7 +76,7 @@ Json plan_json(const std::optional<Plan>& plan) {
           {"minimum_bytes", plan->minimum_bytes},
           {"memory_bytes", plan->memory_bytes},
           {"spilled_bytes", plan->spilled_bytes},
-          {"expected_s", plan->seconds}};
+          {"expected_s", plan->seconds > 0 ? Json(plan->seconds) : Json()}};
 }
 
 // Numbers where a size is given; else "B", "H/8", "W/8".
@@ -90,9 +90,9 @@ Json latent_shape(const AutoencoderKLConfig& config, const std::optional<Size>& 
                       round_up(size->width, factor) / factor});
 }
 
-// Null where there are no weights to hash (FLUX.2's statistics are part of its space).
+// Null where there are no weights to hash: FLUX.2's statistics are part of its space.
 Json latent_space(const AutoencoderKL& model, const InfoArgs& args) {
-  return args.model.only_family() ? Json() : Json(model.latent_space_hash());
+  return args.model.only_family() ? Json() : text_or_null(latent_space_of(model));
 }
 
 std::string shape_text(const Json& shape) {
@@ -118,6 +118,7 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
                {"family", found.family},
                {"config", Json::parse(found.config.to_json())},
                {"config_inferred", found.config_inferred},
+               {"family_given", !args.model.family.empty()},
                {"parameters", model.encoder_parameters() + model.decoder_parameters()},
                {"encoder_parameters", model.encoder_parameters()},
                {"decoder_parameters", model.decoder_parameters()},
@@ -132,7 +133,8 @@ Json document(const AutoencoderKL& model, const InfoArgs& args, const Plans& pla
                {"size", size},
                {"backend", machine.backend},
                {"precision", machine.precision},
-               {"machine", machine.name}};
+               {"machine", machine.name},
+               {"backend_reason", machine.reason.empty() ? Json() : Json(machine.reason)}};
   // The plan of decoding, or of what else the model can do, stands at the top as well.
   const Json headline = plan_json(plans.decode ? plans.decode : plans.encode);
   for (const char* key : {"flop", "planned_peak_bytes", "minimum_bytes", "spilled_bytes"}) {
@@ -157,8 +159,8 @@ void print_plan(const Report& report, const std::string& job, const Size& size,
     return bytes > 0 ? ", " + format_bytes(bytes) + " spilled" : std::string();
   };
   print_row(report, job,
-            format_size(size.width, size.height) + ": " + format_flop(plan->flop) + ", about " +
-                format_seconds(plan->seconds));
+            format_size(size.width, size.height) + ": " + format_flop(plan->flop) +
+                (plan->seconds > 0 ? ", about " + format_seconds(plan->seconds) : ""));
   print_row(report, "",
             "peak memory " + format_bytes(plan->planned_peak_bytes) + " planned" +
                 again(plan->flop_again) + spilled(plan->spilled_bytes));
@@ -175,8 +177,10 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   print_row(report, "source", text("source"));
   print_row(report, "container", text("container") + ", " + text("keys") + " keys");
   const bool inferred = info["config_inferred"].get<bool>();
-  print_row(report, "family",
-            text("family") + (inferred ? " (inferred; --family says otherwise)" : ""));
+  const char* reason = info["family_given"].get<bool>() ? " (as --family says)"
+                       : inferred                       ? " (inferred; --family says otherwise)"
+                                                        : "";
+  print_row(report, "family", text("family") + reason);
   print_row(report, "parameters",
             count("parameters") + " (encoder " + count("encoder_parameters") + ", decoder " +
                 count("decoder_parameters") + ")");
@@ -185,8 +189,11 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
   print_row(report, "latents", shape_text(info["latent_shape"]));
   if (!info["latent_space"].is_null()) {
     print_row(report, "latent space", text("latent_space").substr(0, 16));
+  } else if (!args.model.only_family()) {
+    print_row(report, "latent space", "unknown: bn.* are missing, so that only raw z can be used");
   }
   print_row(report, "machine", text("machine"));
+  if (!info["backend_reason"].is_null()) print_row(report, "", text("backend_reason"));
   if (args.size) {
     print_plan(report, "decode", *args.size, plans.decode);
     print_plan(report, "encode", *args.size, plans.encode);
@@ -199,10 +206,11 @@ void print(const Report& report, const Json& info, const InfoArgs& args, const P
 
 int run(const InfoArgs& args) {
   const Report report(args.report.quiet, args.report.json);
-  const RunOptions options = args.run.options();
+  RunOptions options = args.run.options();
   const AutoencoderKL model =
       args.model.only_family() ? weightless_model(args.model.family) : args.model.load();
   const Machine machine = machine_of(model, args.run);
+  if (!machine.reason.empty()) options.notice = nullptr;  // said in the report
   const Plans plans = args.size ? plans_for(model, *args.size, options) : Plans();
   const Json info = document(model, args, plans, machine);
   print(report, info, args, plans);

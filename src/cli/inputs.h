@@ -1,8 +1,10 @@
-// One job an input: those that cannot be read are reported and passed over, so that one bad file
-// among a thousand does not cost the others.
+// One job an input: those that cannot be read or done are reported and passed over, so that one bad
+// file among a thousand does not cost the others.
 #pragma once
 
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "calotype/error.h"
@@ -10,25 +12,35 @@
 
 namespace calotype::cli {
 
-// job(i, read(inputs[i])) -> Json, collected in `results`. An error of `read` goes to standard
-// error and into `results`; one of `job` (no space left, …) would meet every other input too and
-// ends it all. Returns the exit code.
-template <class Read, class Job>
-int for_each_input(const std::vector<std::string>& inputs, const Read& read, const Job& job,
+// job(i, prepare(i)) -> Json of each input, collected in `results`. Errors go to standard error and
+// into `results`; one of writing (no space left, …) or an interrupt would meet every other input
+// too and ends it all. Returns the exit code: that of wrong usage where nothing else went wrong.
+template <class Prepare, class Job>
+int for_each_input(const std::vector<std::string>& inputs, const Prepare& prepare, const Job& job,
                    Json& results) {
   results = Json::array();
   int code = 0;
+  const auto report = [&](size_t i, const std::string& sentence, int error_code) {
+    print_error(sentence);
+    results.push_back({{"input", inputs[i]}, {"error", sentence}});
+    code = code == 0 || code == error_code ? error_code : kFailed;
+  };
   for (size_t i = 0; i < inputs.size(); ++i) {
-    decltype(read(inputs[i])) content;
+    bool prepared = false;
     try {
-      content = read(inputs[i]);
+      auto content = prepare(i);
+      prepared = true;
+      results.push_back(job(i, std::move(content)));
     } catch (const Error& error) {
-      print_error(error.what());
-      results.push_back({{"input", inputs[i]}, {"error", error.what()}});
-      if (code == 0) code = exit_code(error);
-      continue;
+      if (error.code() == ErrorCode::kCancelled) {
+        print_error("interrupted");
+        return kInterrupted;
+      }
+      report(i, error.what(), exit_code(error));
+      if (prepared && error.code() == ErrorCode::kIo) break;
+    } catch (const std::bad_alloc&) {
+      report(i, kOutOfMemory, kFailed);
     }
-    results.push_back(job(i, std::move(content)));
   }
   return code;
 }

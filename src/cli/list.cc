@@ -41,9 +41,9 @@ int run(const ReportArgs& args) {
       models.push_back({{"name", entry.name},
                         {"container", entry.container},
                         {"path", entry.path},
-                        {"family", entry.family.empty() ? Json() : Json(entry.family)},
+                        {"family", text_or_null(entry.family)},
                         {"bytes", entry.bytes},
-                        {"problem", entry.problem.empty() ? Json() : Json(entry.problem)}});
+                        {"problem", text_or_null(entry.problem)}});
     }
     Report(false, true).json({{"models", models}});
   } else if (args.quiet) {

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <new>
 #include <string>
+#include <system_error>
 
 #include "calotype/error.h"
 #include "calotype/version.h"
@@ -83,7 +84,12 @@ int calotype_main(int argc, char** argv) {
     print_error(error.code() == ErrorCode::kCancelled ? "interrupted" : error.what());
     return exit_code(error);
   } catch (const std::bad_alloc&) {
-    print_error("the machine has not enough memory for this job");
+    print_error(kOutOfMemory);
+    return kFailed;
+  } catch (const std::system_error& error) {  // threads that could not be started
+    print_error(std::string("the system does not give what this job needs: ") +
+                error.code().message() +
+                "; say fewer --threads, or raise the limits of the process (ulimit -u, -v)");
     return kFailed;
   } catch (const std::exception& error) {
     print_error(std::string("a fault in calotype itself: ") + error.what());

@@ -6,6 +6,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <iostream>
+#include <set>
 
 namespace calotype::cli {
 
@@ -19,6 +20,11 @@ std::string printable(std::string text) {
 void print_error(const std::string& sentence) {
   std::cout.flush();
   std::cerr << "calotype: " << printable(sentence) << std::endl;
+}
+
+void print_note(const std::string& sentence) {
+  static std::set<std::string> told;
+  if (told.insert(sentence).second) print_error("note: " + sentence);
 }
 
 int exit_code(const Error& error) {
@@ -37,8 +43,8 @@ void Report::line(const std::string& text) const {
   (stdout_taken_ ? std::cerr : std::cout) << printable(text) << std::endl;
 }
 
-void Report::json(const Json& document) const {
-  if (!json_) return;
+void Report::json(const Json& document, int exit_code) const {
+  if (!json_ || (stdout_taken_ && exit_code != 0)) return;
   // Paths need not be UTF-8; JSON must be.
   (stdout_taken_ ? std::cerr : std::cout)
       << document.dump(2, ' ', false, Json::error_handler_t::replace) << std::endl;
@@ -100,6 +106,8 @@ std::string join(const std::vector<std::string>& parts, const std::string& betwe
   for (const std::string& part : parts) text += (text.empty() ? "" : between) + part;
   return text;
 }
+
+Json text_or_null(const std::string& text) { return text.empty() ? Json() : Json(text); }
 
 Shape nchw(const Shape& nhwc) {
   return nhwc.size() == 4 ? Shape{nhwc[0], nhwc[3], nhwc[1], nhwc[2]} : nhwc;

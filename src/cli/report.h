@@ -22,7 +22,14 @@ std::string printable(std::string text);
 // "calotype: SENTENCE" on standard error: one line, whatever the sentence holds.
 void print_error(const std::string& sentence);
 
+// "calotype: note: SENTENCE" on standard error, each sentence once.
+void print_note(const std::string& sentence);
+
 constexpr int kFailed = 1, kWrongUsage = 2, kInterrupted = 130;
+// What there is to say where an allocation failed.
+constexpr const char* kOutOfMemory =
+    "there is not enough memory for this job; say a smaller --memory, take a smaller picture, or "
+    "raise the limit (ulimit -v)";
 int exit_code(const Error& error);
 
 class Report {
@@ -35,8 +42,9 @@ class Report {
   bool wants_json() const { return json_; }
   // For people: nothing with --quiet or --json.
   void line(const std::string& text) const;
-  // For programs: nothing without --json.
-  void json(const Json& document) const;
+  // For programs: nothing without --json. On standard error, where an error came before it, nothing
+  // either: what stands there is JSON or a sentence.
+  void json(const Json& document, int exit_code = 0) const;
 
  private:
   bool quiet_, json_, stdout_taken_;
@@ -59,6 +67,8 @@ std::string format_flop(double flop);           // "10.47 TFLOP"
 std::string format_seconds(double seconds);     // "0.123 s", "17.5 s", "2 min 3 s"
 std::string format_size(int64_t w, int64_t h);  // "1024x768"
 std::string join(const std::vector<std::string>& parts, const std::string& between);
+// JSON's null for an empty text.
+Json text_or_null(const std::string& text);
 // NHWC [B, h, w, C] as the ecosystem writes it: [B, C, h, w].
 Shape nchw(const Shape& nhwc);
 

@@ -53,36 +53,49 @@ Roundtrip run_roundtrip(const AutoencoderKL& model, const RoundtripArgs& args, c
   return result;
 }
 
+// Where results and comparisons go; no names where none are asked for.
+struct RoundtripFiles {
+  ImageFormat format = ImageFormat::kPng, compare_format = ImageFormat::kPng;
+  std::vector<std::string> outputs, compares;
+};
+
+RoundtripFiles plan_files(const RoundtripArgs& args) {
+  constexpr const char* kSuffixes[] = {".png", ".jpg", ".webp", ".npy", ".safetensors"};
+  const auto suffix = [&](ImageFormat format) {
+    return std::string(kSuffixes[static_cast<size_t>(format)]);
+  };
+  const auto format_for = [&](const std::string& output) {
+    return args.picture_out.format_of(names_folder(output) ? "" : output);
+  };
+  OutputPlan plan(args.pictures, args.model.model, args.output.force);
+  RoundtripFiles files;
+  std::vector<ImageFormat> formats;
+  if (!args.output.output.empty()) {
+    formats.push_back(files.format = format_for(args.output.output));
+    files.outputs = plan.add(args.output.output, suffix(files.format));
+  }
+  if (!args.compare.empty()) {
+    formats.push_back(files.compare_format = format_for(args.compare));
+    files.compares = plan.add(args.compare, "-compare" + suffix(files.compare_format));
+  }
+  args.picture_out.check(formats);
+  return files;
+}
+
 class RoundtripJob {
  public:
   RoundtripJob(const RoundtripArgs& args, const AutoencoderKL& model, const Report& report,
-               const Machine& machine)
-      : args_(args), model_(model), report_(report), machine_(machine) {
-    const bool force = args.output.force;
-    if (!args.output.output.empty()) {
-      format_ = format_for(args.output.output);
-      outputs_ = plan_outputs(args.pictures, args.output.output, suffix("", format_), force);
-    }
-    if (!args.compare.empty()) {
-      compare_format_ = format_for(args.compare);
-      compares_ =
-          plan_outputs(args.pictures, args.compare, suffix("-compare", compare_format_), force);
-    }
-    for (size_t i = 0; i < std::min(outputs_.size(), compares_.size()); ++i) {
-      if (outputs_[i] == compares_[i]) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    "-o and --compare both name " + display_name(outputs_[i], false));
-      }
-    }
-  }
+               const Machine& machine, const RoundtripFiles& files)
+      : args_(args), model_(model), report_(report), machine_(machine), files_(files) {}
 
   Json operator()(size_t i, const Tensor& image) {
     const std::string& input = args_.pictures[i];
     Roundtrip result;
     {
-      ProgressMeter meter(job_label("roundtrip", args_.pictures, i), args_.report.quiet);
+      ProgressMeter meter(job_label("roundtrip", args_.pictures, i), args_.report.no_progress());
       result = interruptible([&] { return run_roundtrip(model_, args_, image, meter); });
     }
+    check_finite(result.image, input, args_.model.name());
     const double decibels = psnr(image, result.image), similarity = ssim(image, result.image);
     ++count_;
     psnr_sum_ += decibels;
@@ -92,8 +105,8 @@ class RoundtripJob {
     const double megapixels = static_cast<double>(width * height) * 1e-6;
     print(i, width, height, decibels, similarity, megapixels, result);
     return {{"input", input},
-            {"output", outputs_.empty() ? Json() : Json(outputs_[i])},
-            {"compare", compares_.empty() ? Json() : Json(compares_[i])},
+            {"output", files_.outputs.empty() ? Json() : Json(files_.outputs[i])},
+            {"compare", files_.compares.empty() ? Json() : Json(files_.compares[i])},
             {"width", width},
             {"height", height},
             {"psnr", finite(decibels)},
@@ -118,21 +131,12 @@ class RoundtripJob {
   // JSON has no infinity: null is the PSNR of equal pictures.
   static Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
-  ImageFormat format_for(const std::string& output) const {
-    return args_.picture_out.format_of(names_folder(output) ? "" : output);
-  }
-
-  static std::string suffix(const std::string& before, ImageFormat format) {
-    constexpr const char* kSuffixes[] = {".png", ".jpg", ".webp", ".npy", ".safetensors"};
-    return before + kSuffixes[static_cast<size_t>(format)];
-  }
-
   void write(size_t i, const Tensor& original, const Tensor& result) const {
     const WriteImageOptions options = args_.picture_out.options();
-    if (!outputs_.empty()) write_image(result, outputs_[i], options, format_);
-    if (compares_.empty()) return;
+    if (!files_.outputs.empty()) write_image(result, files_.outputs[i], options, files_.format);
+    if (files_.compares.empty()) return;
     const Tensor picture = comparison(original, result, static_cast<double>(args_.amplify));
-    write_image(picture, compares_[i], options, compare_format_);
+    write_image(picture, files_.compares[i], options, files_.compare_format);
   }
 
   void print(size_t i, int64_t width, int64_t height, double decibels, double similarity,
@@ -145,26 +149,36 @@ class RoundtripJob {
                                megapixels / result.encode_seconds,
                                format_seconds(result.decode_seconds).c_str(),
                                megapixels / result.decode_seconds, machine_.name.c_str()));
-    if (!outputs_.empty()) report_.line("  result: " + display_name(outputs_[i], false));
-    if (!compares_.empty()) report_.line("  comparison: " + display_name(compares_[i], false));
+    const auto& [format, compare_format, outputs, compares] = files_;
+    if (!outputs.empty()) report_.line("  result: " + display_name(outputs[i], false));
+    if (!compares.empty()) report_.line("  comparison: " + display_name(compares[i], false));
   }
 
   const RoundtripArgs& args_;
   const AutoencoderKL& model_;
   const Report& report_;
   const Machine& machine_;
-  ImageFormat format_ = ImageFormat::kPng, compare_format_ = ImageFormat::kPng;
-  std::vector<std::string> outputs_, compares_;
+  const RoundtripFiles& files_;
   int count_ = 0;
   double psnr_sum_ = 0, ssim_sum_ = 0;
 };
 
-Tensor read_one(const RoundtripArgs& args, const std::string& path) {
-  Tensor image = args.picture_in.read(path);
+// Picture `i`; refuses what cannot be written in the end.
+Tensor read_one(const RoundtripArgs& args, const RoundtripFiles& files, size_t i, int64_t memory) {
+  const std::string& path = args.pictures[i];
+  Tensor image = args.picture_in.read(path, memory);
   if (image.dim(0) != 1) {
     throw Error(ErrorCode::kUnsupported, display_name(path, true) + ": holds " +
                                              std::to_string(image.dim(0)) +
                                              " pictures; roundtrip takes them one by one");
+  }
+  const int64_t height = image.dim(1), width = image.dim(2);
+  if (!files.outputs.empty()) {
+    check_image_size(display_name(files.outputs[i], false), files.format, height, width);
+  }
+  if (!files.compares.empty()) {
+    const auto [high, wide] = comparison_size(height, width);
+    check_image_size(display_name(files.compares[i], false), files.compare_format, high, wide);
   }
   return image;
 }
@@ -172,13 +186,15 @@ Tensor read_one(const RoundtripArgs& args, const std::string& path) {
 int run(const RoundtripArgs& args) {
   const bool stdout_taken = args.output.output == "-" || args.compare == "-";
   const Report report(args.report.quiet, args.report.json, stdout_taken);
-  args.run.options();  // refuses what makes no sense before the model is read
+  const RoundtripFiles files = plan_files(args);
+  // Refuses what makes no sense before the model is read.
+  const int64_t memory = memory_budget(args.run.options().memory);
   const AutoencoderKL model = args.model.load();
   const Machine machine = machine_of(model, args.run);
-  RoundtripJob job(args, model, report, machine);
+  RoundtripJob job(args, model, report, machine, files);
   Json results;
   const int code = for_each_input(
-      args.pictures, [&](const std::string& path) { return read_one(args, path); },
+      args.pictures, [&](size_t i) { return read_one(args, files, i, memory); },
       [&](size_t i, const Tensor& image) { return job(i, image); }, results);
   const Json mean = job.means();
   report.json({{"command", "roundtrip"},
@@ -186,7 +202,8 @@ int run(const RoundtripArgs& args) {
                {"backend", machine.backend},
                {"precision", machine.precision},
                {"mean", mean},
-               {"results", results}});
+               {"results", results}},
+              code);
   return code;
 }
 
@@ -204,7 +221,7 @@ PSNR and SSIM are of the 8-bit pictures. --compare shows original, result and th
 difference side by side.)");
   line.files("PICTURE", args->pictures, "Picture files; - is standard input");
   args->output.add(line, "Where the result goes: a picture file, a folder, or -");
-  line.text("--compare", args->compare, "OUT", "Where the comparison goes: likewise");
+  line.output("--compare", args->compare, "Where the comparison goes: likewise");
   line.number("--amplify", args->amplify, 1, 255,
               "Of the difference in the comparison (default 8)");
   line.flag("--sample", args->sample, "Draw from the posterior instead of taking its mode");

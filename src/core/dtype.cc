@@ -7,6 +7,7 @@
 
 #include "calotype/tensor.h"
 #include "core/cat.h"
+#include "core/narrowing.h"
 
 namespace calotype {
 namespace {
@@ -277,6 +278,22 @@ void copy_elements(const TensorView& view, int64_t first, std::span<float> out) 
 
 void copy_elements(const TensorView& view, int64_t first, std::span<double> out) {
   copy_any(view, first, out);
+}
+
+void check_narrowing(std::span<const float> values, DType dtype, const std::string& what) {
+  // The smallest number that rounds to infinity: half a step above the largest finite one.
+  constexpr float kNoF16 = 65520, kNoBF16 = 0x1.ffp127f;
+  float limit = std::numeric_limits<float>::infinity();
+  if (dtype == DType::kF16) limit = kNoF16;
+  if (dtype == DType::kBF16) limit = kNoBF16;
+  if (dtype == DType::kQ8_0) limit = kNoF16 * 127;  // the scale of a block is an f16
+  for (size_t i = 0; i < values.size(); i++) {
+    if (!std::isfinite(values[i]) || std::abs(values[i]) < limit) continue;
+    fail(ErrorCode::kInvalidData, what, " holds ", values[i], ", which overflows ",
+         dtype == DType::kF16    ? "f16; use bf16 or f32"
+         : dtype == DType::kBF16 ? "bf16; use f32"
+                                 : "q8_0; use bf16 or f32");
+  }
 }
 
 void convert_elements(std::span<const float> values, DType dtype, std::byte* out) {

@@ -43,6 +43,20 @@ int open_for_reading(const std::string& path) {
   return fd;
 }
 
+// Where writing to `path` ends: links are followed, those too whose target does not exist yet.
+std::string link_target(const std::string& path) {
+  constexpr int kMostLinks = 40;  // as Linux
+  std::error_code ignored;
+  std::filesystem::path target = path;
+  for (int i = 0; std::filesystem::is_symlink(target, ignored); ++i) {
+    if (i == kMostLinks) {
+      fail(ErrorCode::kIo, path, ": cannot be written: ", std::strerror(ELOOP));
+    }
+    target = target.parent_path() / std::filesystem::read_symlink(target, ignored);
+  }
+  return target.string();
+}
+
 // Temporaries that are open now, for a signal handler: fixed slots, so that no lock is needed.
 constexpr size_t kSlots = 64, kPathLimit = 4096;
 struct Slot {
@@ -108,7 +122,7 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-std::vector<std::byte> read_file(const std::string& path, size_t limit) {
+std::vector<std::byte> read_file(const std::string& path, size_t limit, const CheckFirst& check) {
   const bool standard = path == "-";
   const std::string name = standard ? "standard input" : path;
   const Descriptor file(standard ? STDIN_FILENO : open_for_reading(path));
@@ -121,13 +135,18 @@ std::vector<std::byte> read_file(const std::string& path, size_t limit) {
     }
     bytes.reserve(static_cast<size_t>(info.st_size) + 1);
   }
-  constexpr size_t kChunk = size_t{1} << 20;
+  constexpr size_t kChunk = size_t{1} << 16;  // what a pipe gives at most
+  bool checked = !check;
   for (;;) {
     const size_t have = bytes.size();
-    bytes.resize(have + std::max(kChunk, bytes.capacity() - have));
+    bytes.resize(have + kChunk);
     const ssize_t got = ::read(file.get(), bytes.data() + have, bytes.size() - have);
     if (got < 0 && errno != EINTR) fail(ErrorCode::kIo, name, ": cannot be read: ", reason());
     bytes.resize(have + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    if (!checked && (got == 0 || bytes.size() >= kFirstBytes)) {
+      check(std::span(bytes).first(std::min(bytes.size(), kFirstBytes)));
+      checked = true;
+    }
     if (got == 0) return bytes;
     if (bytes.size() > limit) {
       fail(ErrorCode::kInvalidData, name, ": has more than the ", limit, " bytes that are read");
@@ -151,16 +170,15 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
       if (fd_ < 0) fail(ErrorCode::kIo, path, ": cannot be written: ", reason());
       return;
     }
-    // Replacing the target of a link, not the link.
-    std::error_code ignored;
-    const auto target = std::filesystem::canonical(path, ignored);
-    if (!ignored) path_ = target.string();
   }
+  path_ = link_target(path);  // what a link names is replaced, not the link
   // What replaces a private file stays private; a new one gets what the umask leaves.
   const mode_t mode = exists ? info.st_mode & 0777 : 0666;
   std::random_device random;
+  // A short name of its own: with anything after it, the longest names would be too long.
+  const std::string folder = path_.substr(0, path_.rfind('/') + 1);
   do {
-    temporary_ = cat(path_, ".", std::hex, random());
+    temporary_ = cat(folder, ".calotype-", std::hex, random());
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   } while (fd_ < 0 && errno == EEXIST);
   if (fd_ < 0) {

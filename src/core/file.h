@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -32,8 +34,15 @@ class MappedFile {
 };
 
 // All of a file, or of standard input where path is "-". Throws Error(kNotFound, kIo), or
-// kInvalidData beyond `limit` bytes.
-std::vector<std::byte> read_file(const std::string& path, size_t limit = size_t{1} << 40);
+// kInvalidData beyond `limit` bytes. `check` gets the first kFirstBytes, or all where it is less,
+// before the rest is read: what throws there need not end.
+using CheckFirst = std::function<void(std::span<const std::byte> first)>;
+std::vector<std::byte> read_file(const std::string& path, size_t limit = size_t{1} << 40,
+                                 const CheckFirst& check = {});
+inline constexpr size_t kFirstBytes = 16;
+
+// What is read of standard input at most: latents of 1 Gpixel, 16 channels and float32.
+inline constexpr int64_t kLongestStream = int64_t{4} << 30;
 
 // Writes beside `path` and renames on commit(), after fsync: readers see the old file or the whole
 // new one. Without commit() nothing stays behind. "-" writes to standard output. Devices and pipes

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "core/cat.h"
+#include "core/no_memory.h"
 
 namespace calotype {
 namespace {
@@ -17,8 +18,7 @@ float* allocate(int64_t count) {
       (static_cast<size_t>(count) * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
   void* memory = std::aligned_alloc(kAlignment, std::max(bytes, kAlignment));
   if (memory == nullptr) {
-    fail(ErrorCode::kOutOfMemory, "there is no memory for a tensor of ", count, " values (", bytes,
-         " bytes)");
+    fail_no_memory("a tensor of ", count, " values (", bytes, " bytes)");
   }
   return static_cast<float*>(memory);
 }

@@ -15,7 +15,8 @@ namespace calotype::cpu {
 // pixels of 512 channels in bf16 is 400 kB.
 constexpr int64_t kBf16Rows = 4;
 constexpr int64_t kBf16Columns = 64;
-constexpr int64_t kBf16Panel = 32;  // output channels of a product
+constexpr int64_t kBf16Panel = 32;   // output channels of a product
+constexpr int64_t kBf16Depth = 512;  // 32 kB of weights, in an L1 of 48
 
 inline uint16_t to_bf16(float value) {  // to nearest even
   uint32_t bits;
@@ -48,11 +49,9 @@ struct Bf16Shape {
 
   int64_t panel_size() const { return taps * taps * in * kBf16Panel; }  // bf16
   int64_t weight_size() const { return groups * panels * panel_size(); }
-  // In floats: a patch in bf16, results, and one pixel.
+  // In floats: a patch in bf16 and results.
   int64_t patch_floats() const { return round_up(patch_rows * patch_columns * in / 2, kBlock); }
-  int64_t slot_floats() const {
-    return patch_floats() + kBf16Rows * kBf16Columns * kBf16Panel + in;
-  }
+  int64_t slot_floats() const { return patch_floats() + kBf16Rows * kBf16Columns * kBf16Panel; }
 };
 
 struct Bf16Block {
@@ -67,12 +66,41 @@ HWY_BEFORE_NAMESPACE();
 namespace calotype::cpu {
 namespace HWY_NAMESPACE {
 
+// The nearest bf16, to even. NaN stays NaN: rounding up could carry past the largest.
+HWY_INLINE void store_bf16(V v, uint16_t* to) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
+  const auto kept = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)),
+                                   hn::Or(bits, hn::Set(du, 0x400000u)), rounded);
+  const hn::Rebind<uint16_t, D> half;
+  hn::StoreU(hn::TruncateTo(half, hn::ShiftRight<16>(kept)), half, to);
+}
+
+// One pixel's channels and zeros up to `padded`, a multiple of the lanes.
 template <Reading kReading>
-void fill_bf16_patch(const ConvProblem& p, const Bf16Shape& s, const Bf16Block& b, uint16_t* patch,
-                     float* pixel) {
+HWY_INLINE void read_bf16_pixel(const float* HWY_RESTRICT x, int64_t channels, int64_t padded,
+                                const NormPointers& norm, uint16_t* HWY_RESTRICT out) {
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    store_bf16(read<kReading>(hn::LoadU(d, x + c), norm, c), out + c);
+  }
+  if (c < channels) {
+    const V v = read<kReading>(load_part(x + c, channels - c), norm, c);
+    HWY_ALIGN float lanes[16] = {};
+    store_part(v, lanes, channels - c);
+    store_bf16(hn::Load(d, lanes), out + c);
+    c += kLanes;
+  }
+  std::fill(out + c, out + padded, uint16_t{0});
+}
+
+template <Reading kReading>
+void fill_bf16_patch(const ConvProblem& p, const Bf16Shape& s, const Bf16Block& b,
+                     uint16_t* patch) {
   const NormPointers norm = {p.norm.mean(b.picture), p.norm.scale(b.picture),
                              p.norm.shift(b.picture)};
-  std::fill_n(pixel, s.in, 0.0f);
   for (int64_t r = 0; r < s.patch_rows; r++) {
     const int64_t y = b.row * s.stride - s.before + r;
     for (int64_t c = 0; c < s.patch_columns; c++, patch += s.in) {
@@ -82,8 +110,7 @@ void fill_bf16_patch(const ConvProblem& p, const Bf16Shape& s, const Bf16Block& 
         std::fill_n(patch, s.in, uint16_t{0});
         continue;
       }
-      read_pixel<kReading>(p.x_row(b.picture, y) + x * p.x.c, p.x.c, norm, pixel);
-      for (int64_t k = 0; k < s.in; k++) patch[k] = to_bf16(pixel[k]);
+      read_bf16_pixel<kReading>(p.x_row(b.picture, y) + x * p.x.c, p.x.c, s.in, norm, patch);
     }
   }
 }
@@ -128,31 +155,33 @@ void Bf16BlockConv(const ConvProblem& p, const Bf16Shape& s, const Bf16Block& b,
                    float* scratch, const BlockSums& sums) {
   auto* patch = reinterpret_cast<uint16_t*>(scratch);
   float* results = scratch + s.patch_floats();
-  float* pixel = results + kBf16Rows * kBf16Columns * kBf16Panel;
   if (p.norm.empty()) {
-    fill_bf16_patch<Reading::kPlain>(p, s, b, patch, pixel);
+    fill_bf16_patch<Reading::kPlain>(p, s, b, patch);
   } else {
-    fill_bf16_patch<Reading::kNormSilu>(p, s, b, patch, pixel);
+    fill_bf16_patch<Reading::kNormSilu>(p, s, b, patch);
   }
   const auto* weights = reinterpret_cast<const uint16_t*>(p.weights);
   Bf16Product product;
   product.row_stride = s.stride * s.in;
-  product.depth = s.taps * s.in;  // a row of taps, side by side
   product.rows = round_up(b.columns, 32);
   for (int64_t group = 0; group < s.groups; group++) {
     for (int64_t panel = b.first; panel < b.end; panel++) {
       std::fill_n(results, kBf16Rows * kBf16Columns * kBf16Panel, 0.0f);
-      for (int64_t r = 0; r < b.rows; r++) {
-        product.c = results + r * kBf16Columns * kBf16Panel;
-        for (int64_t tap = 0; tap < s.taps; tap++) {
-          product.a =
-              patch + ((r * s.stride + tap + group / 2) * s.patch_columns + group % 2) * s.in;
-          product.b = weights + (group * s.panels + panel) * s.panel_size() +
-                      tap * s.taps * s.in * kBf16Panel;
-          if (unit == Bf16Unit::kAmx) {
-            amx_multiply(product);
-          } else {
-            emulated_multiply(product);
+      const uint16_t* of_panel = weights + (group * s.panels + panel) * s.panel_size();
+      for (int64_t tap = 0; tap < s.taps; tap++) {
+        // A row of taps is side by side in memory; it is cut so that its weights stay in L1.
+        for (int64_t k = 0; k < s.taps * s.in; k += kBf16Depth) {
+          product.depth = std::min(kBf16Depth, s.taps * s.in - k);
+          product.b = of_panel + (tap * s.taps * s.in + k) * kBf16Panel;
+          for (int64_t r = 0; r < b.rows; r++) {
+            product.c = results + r * kBf16Columns * kBf16Panel;
+            product.a =
+                patch + ((r * s.stride + tap + group / 2) * s.patch_columns + group % 2) * s.in + k;
+            if (unit == Bf16Unit::kAmx) {
+              amx_multiply(product);
+            } else {
+              emulated_multiply(product);
+            }
           }
         }
       }
@@ -204,7 +233,8 @@ int64_t bf16_band_rows(const ConvNode& node) { return kBf16Rows * Bf16Shape(node
 int64_t bf16_weight_floats(const ConvNode& node) { return Bf16Shape(node).weight_size() / 2; }
 
 // [group][panel][tap row][tap column, channel / 32][half][channel % 32 / 2][column][channel % 2]
-void bf16_prepare(const ConvNode& node, Workspace& work, float* memory) {
+void bf16_prepare(const ConvNode& node, Workspace& work, float* memory,
+                  const ThreadPool::Tick& tick) {
   const Bf16Shape s(node);
   const Conv2d& conv = node.conv;
   const int64_t filter = conv.in * conv.kernel * conv.kernel;
@@ -229,7 +259,7 @@ void bf16_prepare(const ConvNode& node, Workspace& work, float* memory) {
       }
     }
   };
-  ThreadPool::shared().parallel_for(work.threads, s.panels, pack);
+  ThreadPool::shared().parallel_for(work.threads, s.panels, pack, tick);
 }
 
 double bf16_flop(const ConvNode& node, Extent y) {

@@ -27,7 +27,8 @@ bool amx_usable();
 bool bf16_takes(const ConvNode& node);
 int64_t bf16_band_rows(const ConvNode& node);
 int64_t bf16_weight_floats(const ConvNode& node);  // in floats, though they are bf16
-void bf16_prepare(const ConvNode& node, Workspace& work, float* weights);
+void bf16_prepare(const ConvNode& node, Workspace& work, float* weights,
+                  const ThreadPool::Tick& tick);
 double bf16_flop(const ConvNode& node, Extent y);
 WorkspaceBytes bf16_workspace(const ConvNode& node, Extent y, int64_t batch, int threads);
 void bf16_conv(const Simd& simd, Bf16Unit unit, const ConvProblem& problem, Workspace& work,

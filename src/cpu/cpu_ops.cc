@@ -55,20 +55,22 @@ class CpuOps : public Ops {
     return 4 * direct_weight_floats(*conv);
   }
 
-  void prepare(const Graph& graph, const Node& node, void* memory) override {
+  void prepare(const Graph& graph, const Node& node, void* memory, const Tick& tick) override {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return;
+    const ThreadPool::Tick poll = [&](int64_t) { tick(0); };
+    clear_pages(static_cast<std::byte*>(memory), prepared_bytes(graph, node), poll);
     float* weights = static_cast<float*>(memory);
     work_.open(workspace_of(*conv, graph.extent(conv->x), graph.extent(conv->y), 1, 1));
     switch (algorithm_of(*conv)) {
       case Algorithm::kBf16:
-        return bf16_prepare(*conv, work_, weights);
+        return bf16_prepare(*conv, work_, weights, poll);
       case Algorithm::kNarrow:
         return narrow_prepare(simd_, *conv, weights);
       case Algorithm::kWinograd:
-        return winograd_prepare(simd_, *conv, winograd_shape(graph, *conv), work_, weights);
+        return winograd_prepare(simd_, *conv, winograd_shape(graph, *conv), work_, weights, poll);
       case Algorithm::kDirect:
-        return direct_prepare(*conv, work_, weights);
+        return direct_prepare(simd_, *conv, graph.extent(conv->y), work_, weights, poll);
     }
   }
 
@@ -176,14 +178,29 @@ class CpuOps : public Ops {
       case Algorithm::kNarrow:
         return narrow_workspace(conv, strip, batch, work_.threads);
       case Algorithm::kWinograd:
-        return winograd_workspace({conv, x, y, fast_}, strip, batch, work_.threads);
+        return winograd_workspace({simd_, conv, x, y, fast_}, strip, batch, work_.threads);
       case Algorithm::kDirect:
         break;
     }
     return direct_workspace(conv, strip, batch, work_.threads);
   }
   WinogradShape winograd_shape(const Graph& graph, const ConvNode& node) const {
-    return WinogradShape(node, graph.extent(node.x), graph.extent(node.y), fast_);
+    return WinogradShape(simd_, node, graph.extent(node.x), graph.extent(node.y), fast_);
+  }
+
+  // New memory is cleared at the first touch, and the first block of filters touches all of it:
+  // 67 MB for the widest layer, which a virtual machine may take 0.2 s for. So piece by piece.
+  void clear_pages(std::byte* memory, int64_t bytes, const ThreadPool::Tick& poll) {
+    constexpr int64_t kPage = 4096, kPiece = int64_t{4} << 20;
+    ThreadPool::shared().parallel_for(
+        work_.threads, divide_up(bytes, kPiece),
+        [&](int64_t piece, int) {
+          const int64_t end = std::min(bytes, (piece + 1) * kPiece);
+          for (int64_t at = piece * kPiece; at < end; at += kPage) {
+            *const_cast<volatile std::byte*>(memory + at) = std::byte{0};
+          }
+        },
+        poll);
   }
 
   // Padded with zeros.

@@ -5,6 +5,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.
 #include "cpu/gemm-inl.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 #ifndef CALOTYPE_CPU_DIRECT_CONV_ONCE
@@ -16,31 +17,41 @@ namespace calotype::cpu {
 // pixels, stays in L2 up to 256 channels.
 constexpr int64_t kBlockColumns = 48;
 
+// Of the widest panel of any target.
+constexpr int64_t kDirectMostBlocks = 2;
+
 struct DirectShape {
   DirectShape(const ConvNode& node, Extent y)
       : kernel(node.conv.kernel),
         stride(node.sampling == Sampling::kDownsample ? 2 : 1),
         in(node.conv.in),
-        panels(divide_up(node.conv.out, kBlock)),
+        blocks(divide_up(node.conv.out, kBlock)),
         pointwise(kernel == 1 && stride == 1 && !node.norm),
         columns(divide_up(y.w, kBlockColumns)),
         patch_width((std::min(kBlockColumns, y.w) - 1) * stride + kernel),
         patch_rows((kDirectBandRows - 1) * stride + kernel),
         out_columns(std::min(kBlockColumns, y.w)) {}
-  int64_t kernel, stride, in, panels;
-  bool pointwise;  // x serves as its own patch
+  int64_t kernel, stride, in, blocks;  // of 16 output channels
+  bool pointwise;                      // x serves as its own patch
   int64_t columns, patch_width, patch_rows, out_columns;
 
-  int64_t panel_floats() const { return kernel * kernel * in * kBlock; }
+  int64_t block_floats() const { return kernel * kernel * in * kBlock; }
   int64_t patch_floats() const {
     return pointwise ? 0 : round_up(patch_rows * patch_width * in, kBlock);
   }
+  int64_t result_floats() const {
+    return kDirectBandRows * out_columns * kBlock;
+  }  // of 16 channels
   // A patch and a panel's results.
-  int64_t slot_floats() const { return patch_floats() + kDirectBandRows * out_columns * kBlock; }
+  int64_t slot_floats() const {
+    const int64_t of_weights = kDirectMostBlocks * kBlock * in * kernel * kernel;  // as they come
+    return std::max(patch_floats() + kDirectMostBlocks * result_floats(), of_weights);
+  }
 };
 
 struct DirectBlock {
   int64_t picture, row, rows, column, columns;
+  bool stream;  // y goes past the caches
 };
 
 }  // namespace calotype::cpu
@@ -78,29 +89,33 @@ void fill_patch(const ConvProblem& p, const DirectShape& s, const DirectBlock& b
   }
 }
 
-// 16 output channels of the block into `out` [rows][out_columns][16].
+// A panel's output channels, 16 * kBlocks, into `out` [block of 16][rows][out_columns][16].
+template <int kBlocks>
 void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
                     const float* patch, const float* weights, float* out) {
+  static_assert(kBlocks <= kDirectMostBlocks);
   for (int64_t r = 0; r < b.rows; r++) {
     Product row;
     row.row_stride = s.stride * s.in;
     row.k = s.kernel * s.in;  // taps of a row and their channels lie side by side
     row.c = out + r * s.out_columns * kBlock;
     row.c_stride = kBlock;
+    row.c_block_stride = s.result_floats();
     for (int64_t ky = 0; ky < s.kernel; ky++) {
       row.a = s.pointwise ? p.x_row(b.picture, b.row + r) + b.column * s.in
                           : patch + (r * s.stride + ky) * s.patch_width * s.in;
-      row.b = weights + ky * s.kernel * s.in * kBlock;
+      row.b = weights + ky * s.kernel * s.in * kBlocks * kBlock;
       row.accumulate = ky > 0;
-      product<1, Layout::kStrided>(row, b.columns);
+      product<kBlocks, Layout::kStrided>(row, b.columns);
     }
   }
 }
 
-// Adds bias and residual, writes y, leaves the sums.
-void finish_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
+// Adds bias and residual to 16 channels, writes y, leaves the sums.
+void finish_block(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
                   const float* results, int64_t channel, const BlockSums& sums) {
   const bool residual = p.node.residual.has_value();
+  const bool whole_lines = b.stream && kLanes == kBlock;  // half a line would be a transfer too
   for (int part = 0; part < kParts; part++) {
     const int64_t c = channel + part * kLanes;
     const int64_t count = p.y.c - c;
@@ -115,7 +130,11 @@ void finish_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock&
       for (int64_t x = 0; x < b.columns; x++) {
         V v = hn::Add(hn::LoadU(d, in + x * kBlock), bias);
         if (residual) v = hn::Add(v, load_part(add + x * p.y.c, count));
-        store_part(v, y + x * p.y.c, count);
+        if (whole_lines) {
+          hn::Stream(v, d, y + x * p.y.c);
+        } else {
+          store_part(v, y + x * p.y.c, count);
+        }
         if (r == 0 && x == 0) shift = v;
         const V centred = hn::Sub(v, shift);
         sum = hn::Add(sum, centred);
@@ -129,19 +148,41 @@ void finish_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock&
   }
 }
 
+// Output channels of blocks [first, end), which begins with a panel.
 void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
-                     int64_t first_panel, int64_t panels, float* scratch, const BlockSums& sums) {
+                     int64_t first, int64_t end, float* scratch, const BlockSums& sums) {
   if (!p.norm.empty()) {
     fill_patch<Reading::kNormSilu>(p, s, b, scratch);
   } else if (!s.pointwise) {
     fill_patch<Reading::kPlain>(p, s, b, scratch);
   }
   float* results = scratch + s.patch_floats();
-  for (int64_t panel = first_panel; panel < first_panel + panels; panel++) {
-    convolve_panel(p, s, b, scratch, p.weights + panel * s.panel_floats(), results);
-    finish_panel(p, s, b, results, panel * kBlock, sums);
+  for (int64_t block = first; block < end; block += kColumnBlocks) {
+    const float* weights = p.weights + block * s.block_floats();
+    const int64_t count = std::min<int64_t>(kColumnBlocks, s.blocks - block);
+    if (count == kColumnBlocks) {
+      convolve_panel<kColumnBlocks>(p, s, b, scratch, weights, results);
+    } else {
+      convolve_panel<1>(p, s, b, scratch, weights, results);
+    }
+    for (int64_t i = 0; i < count; i++) {
+      finish_block(p, s, b, results + i * s.result_floats(), (block + i) * kBlock, sums);
+    }
+  }
+  if (b.stream) hwy::FlushStream();
+}
+
+// Filters of a panel [block of 16][filter][in][tap] as [tap][in][16 * width].
+void PackDirect(const DirectShape& s, const float* filters, int64_t blocks, float* out) {
+  const int64_t taps = s.kernel * s.kernel, filter = s.in * taps;
+  for (int64_t t = 0; t < taps; t++) {
+    for (int64_t i = 0; i < s.in; i++) {
+      for (int64_t j = 0; j < blocks * kBlock; j++) *out++ = filters[j * filter + i * taps + t];
+    }
   }
 }
+
+int64_t DirectPanelBlocks() { return kColumnBlocks; }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
@@ -152,40 +193,39 @@ HWY_AFTER_NAMESPACE();
 namespace calotype::cpu {
 
 HWY_EXPORT(DirectBlockConv);
+HWY_EXPORT(PackDirect);
+HWY_EXPORT(DirectPanelBlocks);
 
 int64_t direct_weight_floats(const ConvNode& node) {
   return round_up(node.conv.out, kBlock) * node.conv.in * node.conv.kernel * node.conv.kernel;
 }
 
-// Sixteen filters a panel, as [tap][in][16]. Missing ones are zeros.
-void direct_prepare(const ConvNode& node, Workspace& work, float* weights) {
+// Panels as wide as the target's register tile; the last may be 16 wide. Missing filters are zeros.
+void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace& work,
+                    float* weights, const ThreadPool::Tick& tick) {
   const Conv2d& conv = node.conv;
-  const int64_t taps = conv.kernel * conv.kernel, filter = conv.in * taps;
-  const auto pack = [&](int64_t panel, int slot) {
-    float* scratch = work.slot(slot, filter);
-    float* out = weights + panel * filter * kBlock;
-    for (int64_t j = 0; j < kBlock; j++) {
-      const int64_t o = panel * kBlock + j;
-      if (o < conv.out) {
-        copy_elements(conv.weight, o * filter, {scratch, static_cast<size_t>(filter)});
-      } else {
-        std::fill_n(scratch, filter, 0.0f);
-      }
-      for (int64_t i = 0; i < conv.in; i++) {
-        for (int64_t t = 0; t < taps; t++) {
-          out[(t * conv.in + i) * kBlock + j] = scratch[i * taps + t];
-        }
-      }
-    }
-  };
-  ThreadPool::shared().parallel_for(work.threads, divide_up(conv.out, kBlock), pack);
+  const DirectShape s(node, y);
+  const int64_t filter = conv.in * conv.kernel * conv.kernel;
+  const int64_t width = CALOTYPE_DISPATCH(DirectPanelBlocks, simd)();
+  const auto pack = CALOTYPE_DISPATCH(PackDirect, simd);
+  ThreadPool::shared().parallel_for(
+      work.threads, divide_up(s.blocks, width),
+      [&](int64_t panel, int slot) {
+        const int64_t blocks = std::min(width, s.blocks - panel * width);
+        const int64_t first = panel * width * kBlock;
+        const int64_t count = std::min(blocks * kBlock, conv.out - first) * filter;
+        float* filters = work.slot(slot, blocks * kBlock * filter);
+        copy_elements(conv.weight, first * filter, {filters, static_cast<size_t>(count)});
+        std::fill_n(filters + count, blocks * kBlock * filter - count, 0.0f);
+        pack(s, filters, blocks, weights + first * filter);
+      },
+      tick);
 }
 
 WorkspaceBytes direct_workspace(const ConvNode& node, Extent y, int64_t batch, int threads) {
   const DirectShape s(node, y);
   const int64_t units = batch * divide_up(y.h, kDirectBandRows) * s.columns;
-  const int64_t filter = node.conv.in * node.conv.kernel * node.conv.kernel;
-  return workspace_bytes(threads, std::max(s.slot_floats(), filter), units, y.c);
+  return workspace_bytes(threads, s.slot_floats(), units, y.c);
 }
 
 void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {
@@ -195,10 +235,11 @@ void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
   const int64_t bands = divide_up(p.call.y.rows, kDirectBandRows);
   const int64_t units = p.call.batch * bands * s.columns;
   // Enough jobs for all threads where the picture is small; results do not depend on it.
-  const int64_t splits =
-      std::clamp<int64_t>(divide_up(int64_t{4} * work.threads, units), 1, s.panels);
+  const int64_t splits = std::clamp<int64_t>(divide_up(int64_t{4} * work.threads, units), 1,
+                                             divide_up(s.blocks, kDirectMostBlocks));
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
+  const bool stream = goes_past_caches(p);
   const auto block_conv = CALOTYPE_DISPATCH(DirectBlockConv, simd);
   pool.parallel_for(
       work.threads, units * splits,
@@ -211,14 +252,17 @@ void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
         b.rows = std::min(kDirectBandRows, p.y.h - b.row);
         b.column = unit % s.columns * kBlockColumns;
         b.columns = std::min(kBlockColumns, p.y.w - b.column);
+        b.stream = stream;
         BlockSums sums = {};
         if (stats != nullptr) {
           sums = work.sums.at(unit);
           if (split == 0) work.sums.set_count(unit, b.rows * b.columns);
         }
-        const int64_t first = s.panels * split / splits;
-        block_conv(p, s, b, first, s.panels * (split + 1) / splits - first,
-                   work.slot(slot, s.slot_floats()), sums);
+        const auto block_at = [&](int64_t part) {
+          return std::min(round_up(s.blocks * part / splits, kDirectMostBlocks), s.blocks);
+        };
+        block_conv(p, s, b, block_at(split), block_at(split + 1), work.slot(slot, s.slot_floats()),
+                   sums);
       },
       stages.next(1, units * splits));
   if (stats != nullptr) merge_sums(work.sums, p.y.c, s.columns, first_band, bands, *stats);

@@ -8,6 +8,8 @@
 #define CALOTYPE_CPU_GEMM_INL_H_
 #endif
 
+#include <utility>
+
 #include "cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -34,8 +36,35 @@ constexpr int64_t kColumns = kColumnBlocks * kBlock;  // of a panel of B
 // How A lies in memory; (r, k) is at
 enum class Layout {
   kRowsOf16,     // k / 16 * chunk_stride + r * 16 + k % 16
+  kTilesOf16,    // what kRowsOf16 reads, in the order of reading: see RowTiles
   kColumnsOf16,  // k * 16 + r
   kStrided,      // r * row_stride + k
+};
+
+// How `rows` rows are cut into register tiles, as even as can be: 13 = 5 + 4 + 4, not 6 + 6 + 1.
+struct RowTiles {
+  explicit RowTiles(int64_t rows)
+      : count(divide_up(rows, kRows)), least(rows / count), larger(rows % count) {}
+  int64_t count, least, larger;  // the first `larger` tiles have one row more than `least`
+
+  int64_t rows(int64_t tile) const { return least + (tile < larger ? 1 : 0); }
+  // Of the tile that row r is in, and its first row.
+  std::pair<int64_t, int64_t> rows_and_first(int64_t r) const {
+    const int64_t in_larger = larger * (least + 1);
+    if (r < in_larger) return {least + 1, r / (least + 1) * (least + 1)};
+    return {least, in_larger + (r - in_larger) / least * least};
+  }
+  // kTilesOf16: row r's first 16 of `depth`, and how far apart each 16 are.
+  std::pair<int64_t, int64_t> place(int64_t r, int64_t depth) const {
+    const auto [rows, first] = rows_and_first(r);
+    return {first * depth + (r - first) * kBlock, rows * kBlock};
+  }
+};
+
+// Memory that is asked for while something else is multiplied.
+struct Prefetch {
+  const float* from = nullptr;
+  int lines = 0;  // with every 16 k
 };
 
 // C[r][j] (+)= sum over k of A[r][k] * B[k][j]; k goes up, one FMA after the other, whatever the
@@ -44,21 +73,29 @@ struct Product {
   const float* a = nullptr;
   int64_t row_stride = 0;    // kStrided
   int64_t chunk_stride = 0;  // kRowsOf16
+  int64_t depth = 0;         // kTilesOf16: k of the whole A, of which `skip` come before
+  int64_t skip = 0;          // what is multiplied
   const float* b = nullptr;  // [k][columns], columns 16 or 32
   int64_t k = 0;
   float* c = nullptr;  // element (r, j) at c[r * c_stride + j / 16 * c_block_stride + j % 16]
   int64_t c_stride = 0;
   int64_t c_block_stride = 0;
-  bool accumulate = false;          // add to what C holds
-  const float* prefetch = nullptr;  // B of a product to come
-  int prefetch_lines = 0;           // cache lines of it that are asked for with every 16 k
+  bool accumulate = false;  // add to what C holds
+  Prefetch next_b, next_a;  // of products to come
 };
 
 template <Layout kLayout>
 HWY_INLINE int64_t row_stride_of(const Product& p) {
-  if constexpr (kLayout == Layout::kRowsOf16) return kBlock;
+  if constexpr (kLayout == Layout::kRowsOf16 || kLayout == Layout::kTilesOf16) return kBlock;
   if constexpr (kLayout == Layout::kColumnsOf16) return 1;
   return p.row_stride;
+}
+
+HWY_INLINE void fetch(const float* HWY_RESTRICT& from, int lines) {
+  for (int line = 0; line < lines; line++) {
+    __builtin_prefetch(from, 0, 2);
+    from += 16;
+  }
 }
 
 // One k: every row of A times the panel's row of B.
@@ -81,7 +118,9 @@ HWY_NOINLINE void tile(const Product& p) {
   constexpr int kVectors = kBlocks * kParts;
   const int64_t stride = row_stride_of<kLayout>(p);
   constexpr int64_t kStep = kLayout == Layout::kColumnsOf16 ? kBlock : 1;
-  const int64_t chunk = kLayout == Layout::kRowsOf16 ? p.chunk_stride : kBlock * kStep;
+  const int64_t chunk = kLayout == Layout::kRowsOf16    ? p.chunk_stride
+                        : kLayout == Layout::kTilesOf16 ? kR * kBlock
+                                                        : kBlock * kStep;
   V acc[kR][kVectors];
 #pragma GCC unroll 12
   for (int r = 0; r < kR; r++) {
@@ -94,13 +133,12 @@ HWY_NOINLINE void tile(const Product& p) {
   }
   const float* HWY_RESTRICT a = p.a;
   const float* HWY_RESTRICT b = p.b;
-  const float* HWY_RESTRICT ahead = p.prefetch;
+  const float* HWY_RESTRICT next_b = p.next_b.from;
+  const float* HWY_RESTRICT next_a = p.next_a.from;
   int64_t k = p.k;
   for (; k >= kBlock; k -= kBlock) {
-    for (int line = 0; line < p.prefetch_lines; line++) {
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += 16;
-    }
+    fetch(next_b, p.next_b.lines);
+    fetch(next_a, p.next_a.lines);
 #pragma GCC unroll 16
     for (int64_t kk = 0; kk < kBlock; kk++) {
       step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
@@ -159,17 +197,21 @@ TileFunction tile_of(int rows) {
   }
 }
 
-// `rows` rows in tiles of at most kRows, as even as can be: 13 = 5 + 4 + 4, not 6 + 6 + 1.
+// `rows` rows, register tile by register tile.
 template <int kBlocks, Layout kLayout>
 HWY_INLINE void product(Product p, int64_t rows) {
-  const int64_t tiles = divide_up(rows, kRows);
-  const int64_t least = rows / tiles, larger = rows % tiles;
-  for (int64_t t = 0; t < tiles; t++) {
-    const int64_t here = least + (t < larger ? 1 : 0);
+  const RowTiles tiles(rows);
+  const float* const whole = p.a;
+  int64_t first = 0;
+  for (int64_t t = 0; t < tiles.count; t++) {
+    const int64_t here = tiles.rows(t);
+    p.a = whole + (kLayout == Layout::kTilesOf16 ? first * p.depth + p.skip * here
+                                                 : first * row_stride_of<kLayout>(p));
     tile_of<kBlocks, kLayout>(static_cast<int>(here))(p);
-    p.a += here * row_stride_of<kLayout>(p);
+    first += here;
     p.c += here * p.c_stride;
-    if (p.prefetch_lines > 0) p.prefetch += p.k * p.prefetch_lines;
+    p.next_b.from += p.k * p.next_b.lines;
+    p.next_a.from += p.k * p.next_a.lines;
   }
 }
 

@@ -56,4 +56,11 @@ void merge_sums(ChannelSums& sums, int64_t channels, int64_t parts, int64_t firs
   }
 }
 
+bool goes_past_caches(const ConvProblem& p) {
+  constexpr int64_t kLarge = int64_t{32} << 20;  // bytes: an L3
+  const bool aligned = reinterpret_cast<uintptr_t>(p.call.y.data) % 64 == 0 &&
+                       p.y.c % kBlock == 0 && p.call.y.picture_stride % kBlock == 0;
+  return aligned && p.call.y.data != p.call.residual.data && p.y.h * p.y.w * p.y.c * 4 >= kLarge;
+}
+
 }  // namespace calotype::cpu

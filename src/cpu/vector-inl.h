@@ -77,11 +77,23 @@ HWY_INLINE V exp2_bounded(V t) {
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, m))));
 }
 
+// x / y for y in [1, 2^126]. A division of 16 lanes takes 16 cycles, as long as the rest of SiLU;
+// an approximation of 14 bits and a step of Newton's method take 4 and leave 2^-23.
+HWY_INLINE V divide(V x, V y) {
+#if HWY_TARGET == HWY_AVX3
+  const V r = hn::ApproximateReciprocal(y);
+  const V q = hn::Mul(x, r);
+  return hn::MulAdd(hn::NegMulAdd(q, y, x), r, q);
+#else
+  return hn::Div(x, y);
+#endif
+}
+
 // x / (1 + exp(-x)). The exponent is bounded, so that large |x| give x and -0, never NaN.
 HWY_INLINE V silu(V x) {
   const V t = hn::Mul(x, hn::Set(d, -1.44269504088896341f));
   const V e = exp2_bounded(hn::Max(hn::Min(t, hn::Set(d, 126.0f)), hn::Set(d, -126.0f)));
-  return hn::Div(x, hn::Add(e, hn::Set(d, 1.0f)));
+  return divide(x, hn::Add(e, hn::Set(d, 1.0f)));
 }
 
 // What a convolution or attention reads: x, or its norm, or SiLU of that.

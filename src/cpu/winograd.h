@@ -17,7 +17,7 @@ namespace calotype::cpu {
 enum class Tiles { kF43, kF63, kF52 };
 
 struct WinogradShape {
-  WinogradShape(const ConvNode& node, Extent x, Extent y, bool fast);
+  WinogradShape(const Simd& simd, const ConvNode& node, Extent x, Extent y, bool fast);
 
   Tiles tiles;
   int64_t outputs, taps, points, products;  // of a tile: m, r, n, n^2
@@ -46,7 +46,8 @@ struct WinogradShape {
   int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
   int64_t input_plane() const { return depth() * tiles_of_block() + kBlock; }
   int64_t input_floats() const { return products * input_plane(); }
-  int64_t result_floats() const { return products * tiles_of_block() * out_chunk; }
+  int64_t result_plane() const { return tiles_of_block() * out_chunk + kBlock; }
+  int64_t result_floats() const { return products * result_plane(); }
   int64_t started_floats() const { return out_padded / kBlock; }
   int64_t slot_floats() const;
 
@@ -65,7 +66,7 @@ double winograd_flop(const WinogradShape& shape);
 WorkspaceBytes winograd_workspace(const WinogradShape& shape, Extent y, int64_t batch, int threads);
 // Transforms the weights into `weights`, of WinogradShape::weight_floats().
 void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShape& shape,
-                      Workspace& work, float* weights);
+                      Workspace& work, float* weights, const ThreadPool::Tick& tick);
 void winograd_conv(const Simd& simd, const ConvProblem& problem, bool fast, Workspace& work,
                    Stages& stages);
 

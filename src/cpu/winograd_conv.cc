@@ -40,8 +40,8 @@ struct Scratch {
         results(input + s.input_floats()),
         started(results + s.result_floats()) {}
   float* patch;    // [channel / 16][row][column][16]
-  float* input;    // [product][depth / 16][tile][16], transformed
-  float* results;  // [channel / 16][tile][product][16]
+  float* input;    // [product][Layout::kTilesOf16 of tiles by depth], transformed
+  float* results;  // [product][channel / 16][tile][16]
   float* started;  // of each 16 channels, nonzero once their sums are
 };
 
@@ -106,10 +106,12 @@ void fill_patch(const WinogradJob& job, const WinogradBlock& b, int64_t top, int
   }
 }
 
-// Transforms a row of tiles of one plane of the patch: first all columns of pixels, each once, then
-// each tile along its rows.
+// Transforms a row of tiles, the first of which is the block's tile `first`, of one plane of the
+// patch (block `k` of the depth): first all columns of pixels, each once, then each tile along its
+// rows.
 template <class S>
-void transform_row(const WinogradShape& s, int64_t tiles, const float* patch, float* out) {
+void transform_row(const WinogradShape& s, const RowTiles& places, int64_t first, int64_t tiles,
+                   int64_t k, const float* patch, float* input) {
   constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs, kShared = S::kTaps - 1;
   const int64_t pitch = s.patch_columns() * kBlock, plane = s.input_plane();
   V columns[kParts][kPoints][kPoints];  // [part][row point][pixel column]
@@ -125,7 +127,10 @@ void transform_row(const WinogradShape& s, int64_t tiles, const float* patch, fl
     }
   };
   for (int c = 0; c < kShared; c++) transform_column(patch + c * kBlock, c);
-  for (int64_t tile = 0; tile < tiles; tile++, out += kBlock) {
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    const auto [place, step] = places.place(first + tile, s.depth());
+    float* out = input + place + k * step;
+    for (int i = 0; i < kPoints * kPoints; i++) __builtin_prefetch(out + kBlock + i * plane, 1, 3);
     for (int c = kShared; c < kPoints; c++) {
       transform_column(patch + (tile * kOutputs + c) * kBlock, c);
     }
@@ -151,7 +156,7 @@ void transform_row(const WinogradShape& s, int64_t tiles, const float* patch, fl
 template <class S, Reading kReading>
 void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scratch& scratch) {
   const WinogradShape& s = job.s;
-  const int64_t tile_stride = s.tiles_of_block() * kBlock;
+  const RowTiles places(b.rows * b.columns);
   const int64_t row_phases[4] = {1, 0, 0, 1}, column_phases[4] = {0, 0, 1, 1};  // as depth_of
   for (int64_t phase = 0; phase < s.in_phases; phase++) {
     const bool down = s.in_phases > 1;
@@ -164,10 +169,10 @@ void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scrat
       for (int64_t k = 0; k < count; k += kBlock) {
         const float* plane =
             scratch.patch + k / kBlock * s.patch_rows() * s.patch_columns() * kBlock;
-        float* out = scratch.input + (phase * s.in_padded + channel + k) / kBlock * tile_stride;
         for (int64_t r = 0; r < b.rows; r++) {
-          transform_row<S>(s, b.columns, plane + r * s.outputs * s.patch_columns() * kBlock,
-                           out + r * b.columns * kBlock);
+          transform_row<S>(s, places, r * b.columns, b.columns,
+                           (phase * s.in_padded + channel + k) / kBlock,
+                           plane + r * s.outputs * s.patch_columns() * kBlock, scratch.input);
         }
       }
     }
@@ -177,9 +182,9 @@ void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scrat
 // `rows` rows against the panel's columns.
 HWY_INLINE void multiply_panel(const Product& product_of_panel, int64_t rows, int64_t width) {
   if (width == kColumns) {
-    product<kColumnBlocks, Layout::kRowsOf16>(product_of_panel, rows);
+    product<kColumnBlocks, Layout::kTilesOf16>(product_of_panel, rows);
   } else {
-    product<1, Layout::kRowsOf16>(product_of_panel, rows);
+    product<1, Layout::kTilesOf16>(product_of_panel, rows);
   }
 }
 
@@ -191,29 +196,31 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
   const int64_t tiles = b.rows * b.columns;
   const int64_t group_floats = s.depth() * s.out_padded, plane = s.weight_plane();
   Product product_of_panel;
-  product_of_panel.chunk_stride = s.tiles_of_block() * kBlock;
-  product_of_panel.c_stride = S::kPoints * S::kPoints * kBlock;
-  product_of_panel.c_block_stride = tiles * product_of_panel.c_stride;
+  const int64_t calls = divide_up(tiles, kRows), panels = divide_up(end - first, kColumns);
+  product_of_panel.depth = s.depth();
+  product_of_panel.c_stride = kBlock;
+  product_of_panel.c_block_stride = tiles * kBlock;
+  // A product's input is asked for during the one before, a part with each register tile.
+  product_of_panel.next_a.lines = static_cast<int>(divide_up(tiles, calls * panels));
   for (int row = 0; row < S::kPoints; row++) {
     for (int column = 0; column < S::kPoints; column++) {
       const int64_t index = row * S::kPoints + column;
       const WinogradShape::Range range = s.depth_of(row, column);
       const float* weights = job.p.weights + index * plane + group * group_floats;
-      product_of_panel.a =
-          scratch.input + index * s.input_plane() + range.first * product_of_panel.chunk_stride;
+      product_of_panel.a = scratch.input + index * s.input_plane();
+      product_of_panel.skip = range.first * kBlock;
       product_of_panel.k = (range.end - range.first) * kBlock;
+      product_of_panel.next_a.from = product_of_panel.a + s.input_plane();
       for (int64_t n = first; n < end; n += kColumns) {
         const int64_t width = std::min(kColumns, s.out_padded - n);
         product_of_panel.b = weights + n * s.depth() + range.first * kBlock * width;
-        product_of_panel.c = scratch.results +
-                             (n - first) / kBlock * product_of_panel.c_block_stride +
-                             index * kBlock;
+        product_of_panel.c = scratch.results + index * s.result_plane() + (n - first) * tiles;
         // The panel that comes next, over this one's tiles.
-        const int64_t calls = divide_up(tiles, kRows);
-        product_of_panel.prefetch = n + kColumns < end ? product_of_panel.b + width * s.depth()
-                                                       : weights + plane + first * s.depth();
-        product_of_panel.prefetch_lines = static_cast<int>(divide_up(width, calls));
+        product_of_panel.next_b.from = n + kColumns < end ? product_of_panel.b + width * s.depth()
+                                                          : weights + plane + first * s.depth();
+        product_of_panel.next_b.lines = static_cast<int>(divide_up(width, calls));
         multiply_panel(product_of_panel, tiles, width);
+        product_of_panel.next_a.from += product_of_panel.next_a.lines * product_of_panel.k * calls;
       }
     }
   }
@@ -234,7 +241,7 @@ struct TileOutput {
 // Transforms the results of one tile and 16 channels and writes them. kWhole: all pixels and
 // channels are of the picture.
 template <class S, bool kWhole, bool kStream>
-HWY_INLINE void write_tile(const float* HWY_RESTRICT results, const TileOutput& t) {
+HWY_INLINE void write_tile(const float* HWY_RESTRICT results, int64_t plane, const TileOutput& t) {
   constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs;
   V rows[kParts][kOutputs][kPoints];  // [part][row of pixels][column point]
 #pragma GCC unroll 16
@@ -244,7 +251,7 @@ HWY_INLINE void write_tile(const float* HWY_RESTRICT results, const TileOutput& 
       V in[kPoints], out[kOutputs];
 #pragma GCC unroll 8
       for (int r = 0; r < kPoints; r++) {
-        in[r] = hn::LoadU(d, results + (r * kPoints + c) * kBlock + part * kLanes);
+        in[r] = hn::LoadU(d, results + (r * kPoints + c) * plane + part * kLanes);
       }
       S::output(in, out);
 #pragma GCC unroll 8
@@ -312,7 +319,6 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
                int64_t first, int64_t end, const Scratch& scratch, const BlockSums& sums) {
   const ConvProblem& p = job.p;
   const WinogradShape& s = job.s;
-  constexpr int64_t kResults = S::kPoints * S::kPoints * kBlock;
   const int64_t step = s.passes;  // upsampling: pixels of a phase are two apart
   const int64_t row = (b.row + tile_row) * S::kOutputs * step + group / s.out_phases;
   const bool residual = p.node.residual.has_value();
@@ -328,8 +334,8 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
     t.end_column = std::clamp<int64_t>(divide_up(p.y.w - column, step), 0, S::kOutputs);
     const bool whole_tile =
         t.end_row == S::kOutputs && t.first_column == 0 && t.end_column == S::kOutputs;
-    const float* results = scratch.results + (tile_row * b.columns + tile) * kResults;
-    for (int64_t n = first; n < end; n += kBlock, results += b.rows * b.columns * kResults) {
+    const float* results = scratch.results + (tile_row * b.columns + tile) * kBlock;
+    for (int64_t n = first; n < end; n += kBlock, results += b.rows * b.columns * kBlock) {
       t.y = y + column * p.y.c + n;
       if (residual) {
         t.add = residual_row + column * p.y.c + n;
@@ -341,6 +347,14 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
           }
         }
       }
+      // The results of 36 planes lie in as many places: no hardware prefetcher follows so many.
+      {
+        const float* next = n + kBlock < end
+                                ? results + b.rows * b.columns * kBlock
+                                : scratch.results + (tile_row * b.columns + tile + 1) * kBlock;
+        for (int i = 0; i < S::kPoints * S::kPoints; i++)
+          __builtin_prefetch(next + i * s.result_plane(), 0, 3);
+      }
       t.channels = std::min(kBlock, p.y.c - n);
       t.bias = p.bias + n;
       if (sums.shift != nullptr) {
@@ -348,11 +362,11 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
         t.started = scratch.started + n / kBlock;
       }
       if (!whole_tile || t.channels < kBlock) {
-        write_tile<S, false, false>(results, t);
+        write_tile<S, false, false>(results, s.result_plane(), t);
       } else if (job.stream) {
-        write_tile<S, true, true>(results, t);
+        write_tile<S, true, true>(results, s.result_plane(), t);
       } else {
-        write_tile<S, true, false>(results, t);
+        write_tile<S, true, false>(results, s.result_plane(), t);
       }
     }
   }
@@ -406,15 +420,6 @@ HWY_EXPORT(WinogradBlockConv);
 
 namespace {
 
-// Past the caches only what is larger than they are, and never memory that is read just before it
-// is written.
-bool streams(const ConvProblem& p) {
-  constexpr int64_t kLarge = int64_t{32} << 20;  // bytes: an L3
-  const bool aligned = reinterpret_cast<uintptr_t>(p.call.y.data) % 64 == 0 &&
-                       p.y.c % kBlock == 0 && p.call.y.picture_stride % kBlock == 0;
-  return aligned && p.call.y.data != p.call.residual.data && p.y.h * p.y.w * p.y.c * 4 >= kLarge;
-}
-
 // Of y, that the block makes: upsampling, every second row.
 int64_t pixels_of(const ConvProblem& p, const WinogradShape& s, const WinogradBlock& b) {
   const int64_t step = s.passes, early = s.out_phases - 1;
@@ -428,7 +433,7 @@ int64_t pixels_of(const ConvProblem& p, const WinogradShape& s, const WinogradBl
 
 void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace& work,
                    Stages& stages) {
-  const WinogradShape s(p.node, p.x, p.y, fast);
+  const WinogradShape s(simd, p.node, p.x, p.y, fast);
 
   const int64_t first_band = p.call.y.first_row / s.band_rows();
   const int64_t bands = divide_up(p.call.y.rows, s.band_rows());
@@ -442,7 +447,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
                              : std::clamp<int64_t>(int64_t{8} * work.threads / units, 1, most);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
-  const WinogradJob job{p, s, streams(p)};
+  const WinogradJob job{p, s, goes_past_caches(p)};
   const auto block_conv = CALOTYPE_DISPATCH(WinogradBlockConv, simd);
   ThreadPool::shared().parallel_for(
       work.threads, units * splits,

@@ -138,11 +138,12 @@ namespace calotype::cpu {
 HWY_EXPORT(TransformFilters);
 
 void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShape& s,
-                      Workspace& work, float* weights) {
+                      Workspace& work, float* weights, const ThreadPool::Tick& tick) {
   const Conv2d& conv = node.conv;
   const auto transform = CALOTYPE_DISPATCH(TransformFilters, simd);
   ThreadPool::shared().parallel_for(
-      work.threads, s.out_padded / kBlock, [&](int64_t block, int slot) {
+      work.threads, s.out_padded / kBlock,
+      [&](int64_t block, int slot) {
         // Sixteen filters in the checkpoint's dtype become float32 in the thread's scratch.
         float* filters = work.slot(slot, s.slot_floats());
         const int64_t filter = conv.in * 9, first = block * kBlock;
@@ -150,7 +151,8 @@ void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShap
         copy_elements(conv.weight, first * filter, {filters, static_cast<size_t>(count * filter)});
         std::fill_n(filters + count * filter, (kBlock - count) * filter, 0.0f);
         transform(s, filters, first, weights);
-      });
+      },
+      tick);
 }
 
 }  // namespace calotype::cpu

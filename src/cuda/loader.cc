@@ -51,13 +51,7 @@ Function* symbol(void* library, const std::string& path, const char* name) {
 std::unique_ptr<DeviceBackend> open_first_plugin() {
   const std::vector<std::string> paths = cuda_plugin_paths();
   for (const std::string& path : paths) {
-    // A bare name is for dlopen to search.
-    if (path.find('/') != std::string::npos && !std::filesystem::exists(path)) continue;
-    if (path.find('/') == std::string::npos) {
-      void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-      if (library == nullptr) continue;
-    }
-    return open_cuda_plugin(path);
+    if (std::filesystem::exists(path)) return open_cuda_plugin(path);
   }
   std::string places;
   for (const std::string& path : paths) places += (places.empty() ? "" : ", ") + path;
@@ -100,8 +94,10 @@ std::vector<std::string> cuda_plugin_paths() {
     paths.push_back(folder + "/" + kPluginName);
     paths.push_back(folder + "/../lib/" + kPluginName);
   }
-  paths.push_back(std::string(kCudaPluginFolder) + "/" + kPluginName);
-  paths.push_back(kPluginName);
+  // Never a bare name: what runs as our code comes from our own folders alone.
+  if (kCudaPluginFolder[0] != '\0') {
+    paths.push_back(std::string(kCudaPluginFolder) + "/" + kPluginName);
+  }
   return paths;
 }
 
@@ -118,6 +114,12 @@ std::unique_ptr<DeviceBackend> open_cuda_plugin(const std::string& path) {
 DeviceBackend* cuda_backend_or_null(std::string* reason) {
   if (reason != nullptr) *reason = opened().problem;
   return opened().backend.get();
+}
+
+bool sees_nvidia_gpu() {
+  std::error_code error;
+  return std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", error) !=
+         std::filesystem::directory_iterator();
 }
 
 DeviceBackend& cuda_backend() {

@@ -24,6 +24,9 @@ DeviceBackend& cuda_backend();
 // Null instead of an Error; `reason`, where given, is its sentence.
 DeviceBackend* cuda_backend_or_null(std::string* reason = nullptr);
 
+// Whether the driver of the system shows a GPU, whatever else is missing.
+bool sees_nvidia_gpu();
+
 // Opens one plugin file, for tests.
 std::unique_ptr<DeviceBackend> open_cuda_plugin(const std::string& path);
 

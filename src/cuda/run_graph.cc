@@ -14,7 +14,7 @@ class Runner {
     import();
     for (size_t i = 0; i < graph_.nodes().size(); i++) {
       const Node& node = graph_.nodes()[i];
-      set_current_layer(name_of(node).c_str());
+      const LayerScope layer(name_of(node));
       if (const auto* conv = std::get_if<ConvNode>(&node)) {
         this->conv(*conv, i);
       } else {
@@ -22,7 +22,6 @@ class Runner {
       }
       if (run_.launched) run_.launched(i);
     }
-    set_current_layer("");
   }
 
  private:
@@ -53,7 +52,7 @@ class Runner {
   }
 
   void import() {
-    set_current_layer("the input");
+    const LayerScope layer("the input");
     Import call;
     call.element = run_.element;
     call.a = run_.input.data;

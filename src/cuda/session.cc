@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
+#include <optional>
 #include <span>
 
 #include "core/cat.h"
@@ -12,6 +14,13 @@ namespace {
 
 constexpr int kOldest = 80;  // sm_80: mma.sync of bf16, cp.async
 constexpr size_t kPlansKept = 32;
+// One call's picture travels while the next one is computed.
+constexpr size_t kSlots = 2;
+// Of the scale and offset of latents: two floats a channel, at most 4 * 1024 channels.
+constexpr int64_t kMapBytes = 32 << 10;
+// FLOP a second of one multiprocessor, computed in bf16 or f16: docs/performance_gpu.md, decoding
+// 1024x1024 (8.9 TFLOP) in 14.4 and 41.7 ms on 132 of them. Of sm_90; others were not measured.
+constexpr double kHopperRate = 8.9e12 / 14.4e-3 / 132, kPortableRate = 8.9e12 / 41.7e-3 / 132;
 
 const char* precision_name(Precision precision) {
   return precision == Precision::kF32 ? "f32" : precision == Precision::kF16 ? "f16" : "bf16";
@@ -83,45 +92,41 @@ DeviceArray advanced(DeviceArray array, int64_t first) {
 
 }  // namespace
 
-// Follows a pass for progress and for layer reports.
+// Follows a pass for progress and for layer reports. All of the pass is launched first: whoever is
+// told of it may use the session, and wait for others that do.
 class Session::Observer {
  public:
-  Observer(const DeviceCall& call, const GraphPlan& plan, int64_t first, int64_t count,
-           int64_t element_bytes, cudaStream_t stream)
-      : call_(call),
-        plan_(plan),
-        graph_(*call.graph),
-        count_(count),
-        element_bytes_(element_bytes),
-        stream_(stream) {
-    for (const Node& node : graph_.nodes()) pass_flop_ += flop_of(graph_, node);
-    pass_flop_ *= static_cast<double>(count);
-    done_ = pass_flop_ * static_cast<double>(first) / static_cast<double>(count);
-    total_ = pass_flop_ * static_cast<double>(call.batch) / static_cast<double>(count);
-    if (is_needed()) mark();
+  Observer(const DeviceCall& call, int64_t first, int64_t count, int64_t element_bytes)
+      : call_(call), graph_(*call.graph), count_(count), element_bytes_(element_bytes) {
+    double pass_flop = 0;
+    for (const Node& node : graph_.nodes()) pass_flop += flop_of(graph_, node);
+    done_ = pass_flop * static_cast<double>(first);
+    total_ = pass_flop * static_cast<double>(call.batch);
   }
 
-  bool is_needed() const {
-    return call_.layers != nullptr || (call_.progress != nullptr && *call_.progress);
+  static bool is_needed(const DeviceCall& call) {
+    return call.layers != nullptr || (call.progress != nullptr && *call.progress);
   }
 
-  // The GPU is kept two operations ahead of what is reported.
-  void launched(size_t i) {
+  // Before the first operation is launched.
+  void start(std::shared_ptr<const GraphPlan> plan, cudaStream_t stream) {
+    plan_ = std::move(plan);
+    stream_ = stream;
+    marks_.clear();
     mark();
-    if (i >= 2) report(i - 2);
   }
-  void finish() {
-    const size_t nodes = graph_.nodes().size();
-    for (size_t i = reported_; i < nodes; i++) report(i);
-  }
-
- private:
+  // After each operation was launched.
   void mark() {
     marks_.push_back(std::make_unique<Event>(cudaEventDefault));
     marks_.back()->record(stream_);
   }
+  // As the GPU gets on. Throws Error(kCancelled).
+  void report() {
+    for (size_t i = 0; i < graph_.nodes().size(); i++) report(i);
+  }
+
+ private:
   void report(size_t i) {
-    reported_ = i + 1;
     marks_[i + 1]->wait();
     const Node& node = graph_.nodes()[i];
     if (call_.layers != nullptr) call_.layers->push_back(layer(node, i));
@@ -143,21 +148,20 @@ class Session::Observer {
     const double count = static_cast<double>(count_);
     LayerReport layer;
     layer.name = name_of(node);
-    layer.algorithm = algorithm_of(plan_.nodes[i]);
+    layer.algorithm = algorithm_of(plan_->nodes[i]);
     layer.seconds = static_cast<double>(milliseconds) * 1e-3;
     layer.flop = count * flop_of(graph_, node);
-    layer.flop_executed = count * flop_executed(graph_, node, plan_.nodes[i]);
+    layer.flop_executed = count * flop_executed(graph_, node, plan_->nodes[i]);
     layer.bytes = count * values * static_cast<double>(element_bytes_);
     return layer;
   }
 
   const DeviceCall& call_;
-  const GraphPlan& plan_;
   const Graph& graph_;
   const int64_t count_, element_bytes_;
-  cudaStream_t stream_;
-  double pass_flop_ = 0, done_ = 0, total_ = 0;
-  size_t reported_ = 0;
+  std::shared_ptr<const GraphPlan> plan_;
+  cudaStream_t stream_ = nullptr;
+  double done_ = 0, total_ = 0;
   std::vector<std::unique_ptr<Event>> marks_;
 };
 
@@ -200,7 +204,7 @@ Machine Session::machine(cudaStream_t stream) const {
   return machine;
 }
 
-std::shared_ptr<const GraphPlan> Session::plan(const Graph& graph, int64_t batch) {
+std::shared_ptr<const GraphPlan> Session::plan_of(const Graph& graph, int64_t batch) {
   const Extent in = graph.extent(graph.input());
   const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w, batch);
   const auto found = plans_.find(key);
@@ -217,28 +221,99 @@ std::shared_ptr<const GraphWeights> Session::weights(const Graph& graph, const G
   return kept;
 }
 
-int64_t Session::pass_bytes(const Graph& graph, int64_t batch) {
-  const std::shared_ptr<const GraphPlan> plan = this->plan(graph, batch);
-  const int64_t io = dense_bytes(graph.extent(graph.input()), batch, DType::kF32) +
-                     dense_bytes(graph.extent(graph.output()), batch, DType::kF32);
-  return plan->weight_bytes + plan->arena_bytes + io;
+int64_t Session::held_bytes() const {
+  int64_t bytes = arena_.bytes() + map_.bytes();
+  for (const auto& [of, kept] : weights_) bytes += kept ? kept->bytes() : 0;
+  for (const Slot& slot : slots_) bytes += slot.bytes();
+  return bytes;
 }
 
-int64_t Session::pass_size(const Graph& graph, int64_t batch, int64_t memory) {
-  while (memory > 0 && pass_bytes(graph, batch) > memory) {
-    if (batch == 1) {
+int64_t Session::bound_of(int64_t memory) const {
+  if (memory > 0) return memory;
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return (static_cast<int64_t>(free) + held_bytes()) / 4 * 3;
+}
+
+int64_t Session::pass_bytes(const Graph& graph, int64_t batch, size_t slots) {
+  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, batch);
+  const int64_t slot = dense_bytes(graph.extent(graph.input()), batch, DType::kF32) +
+                       dense_bytes(graph.extent(graph.output()), batch, DType::kF32);
+  const int64_t running = plan->arena_bytes + checked_mul(slot, static_cast<int64_t>(slots));
+  return plan->weight_bytes + std::max(running, GraphWeights::staging_bytes(graph)) + kMapBytes;
+}
+
+Session::Cut Session::cut(const Graph& graph, int64_t batch, bool through_slots, int64_t memory) {
+  Cut cut = {batch, through_slots ? size_t{1} : size_t{0}, memory};
+  const auto weights = weights_.find(fingerprint_of(graph));
+  if (memory == 0 && !through_slots && weights != weights_.end() && weights->second &&
+      plan_of(graph, batch)->arena_bytes <= arena_.bytes()) {
+    cut.bound = std::numeric_limits<int64_t>::max();  // nothing is allocated: no need to ask
+    return cut;
+  }
+  cut.bound = bound_of(memory);
+  while (pass_bytes(graph, cut.pictures, cut.slots) > cut.bound) {
+    if (cut.pictures == 1) {
       const Extent in = graph.extent(graph.input());
       fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ",
-           pass_bytes(graph, 1), " bytes of GPU memory; the bound is ", memory, " bytes");
+           pass_bytes(graph, 1, cut.slots), " bytes of GPU memory; the bound is ", cut.bound,
+           " bytes", memory > 0 ? "" : ", three quarters of what is free");
     }
-    batch = (batch + 1) / 2;
+    cut.pictures = (cut.pictures + 1) / 2;
   }
-  return batch;
+  if (through_slots && cut.pictures < batch &&
+      pass_bytes(graph, cut.pictures, kSlots) <= cut.bound) {
+    cut.slots = kSlots;
+  }
+  return cut;
 }
 
-int64_t Session::planned_bytes(const Graph& graph, int64_t batch, int64_t memory) {
+void Session::make_room(const Graph& graph, const GraphPlan& plan, Slot* slot, int64_t in_bytes,
+                        int64_t out_bytes, int64_t bound) {
+  const uint64_t half = fingerprint_of(graph);
+  const auto weights = weights_.find(half);
+  const bool packed = weights != weights_.end() && weights->second;
+  const auto excess = [&] {
+    int64_t packing = packed ? 0 : arena_.bytes() + GraphWeights::staging_bytes(graph);
+    int64_t running = std::max(arena_.bytes(), plan.arena_bytes);
+    int64_t rest = held_bytes() - arena_.bytes() + (packed ? 0 : plan.weight_bytes);
+    if (slot != nullptr) {
+      packing += slot->bytes();
+      running +=
+          std::max(slot->input.bytes(), in_bytes) + std::max(slot->output.bytes(), out_bytes);
+      rest -= slot->bytes();
+    }
+    return rest + std::max(running, packing) > bound;
+  };
+  if (!excess()) return;
+  check(cudaEventSynchronize(last_), "cudaEventSynchronize");
+  slots_.remove_if([](const Slot& other) { return !other.taken; });
+  if (slot != nullptr) {
+    slot->input.release();
+    slot->output.release();
+  }
+  if (excess() && (!packed || arena_.bytes() > plan.arena_bytes)) arena_.release();
+  if (excess()) std::erase_if(weights_, [&](const auto& entry) { return entry.first != half; });
+}
+
+DevicePlan Session::plan(const Graph& graph, int64_t batch, int64_t memory) {
+  const DeviceScope scope(device_);
   const std::lock_guard<std::mutex> lock(mutex_);
-  return pass_bytes(graph, pass_size(graph, batch, memory));
+  DevicePlan found;
+  found.minimum_bytes = pass_bytes(graph, 1, 1);
+  const Cut cut = this->cut(graph, batch, true, memory);
+  found.memory_bytes = cut.bound;
+  found.peak_bytes = pass_bytes(graph, cut.pictures, cut.slots);
+  const std::shared_ptr<const GraphPlan> pass = plan_of(graph, cut.pictures);
+  for (size_t i = 0; i < graph.nodes().size(); i++) {
+    found.flop_executed +=
+        static_cast<double>(batch) * flop_executed(graph, graph.nodes()[i], pass->nodes[i]);
+  }
+  if (target_.precision != Precision::kF32 && architecture_ == 90) {
+    const double rate = target_.hopper ? kHopperRate : kPortableRate;
+    found.seconds = found.flop_executed / (rate * target_.processors);
+  }
+  return found;
 }
 
 const float2* Session::input_affine(const InputMap* map) {
@@ -262,78 +337,104 @@ const float2* Session::input_affine(const InputMap* map) {
 void Session::run(const DeviceCall& call) {
   if (call.batch < 1) return;
   const DeviceScope scope(device_);
+  const bool watched = Observer::is_needed(call);
   std::unique_lock<std::mutex> lock(mutex_);
-  int64_t size = pass_size(*call.graph, call.batch, call.memory);
+  const bool through_slots = !call.input.on_device || !call.output.on_device;
+  Cut cut = this->cut(*call.graph, call.batch, through_slots, call.memory);
   std::deque<Pending> pending;
+  bool emptied = false;
   try {
     for (int64_t first = 0; first < call.batch;) {
-      const int64_t count = std::min(size, call.batch - first);
+      const int64_t count = std::min(cut.pictures, call.batch - first);
+      if (!pending.empty() && pending.size() >= cut.slots) {
+        lock.unlock();
+        finish(pending);
+        lock.lock();
+      }
+      std::optional<Observer> observer;
+      if (watched) observer.emplace(call, first, count, target_.element_bytes());
       try {
-        pass(call, first, count, pending, lock);
+        pass(call, first, count, emptied ? 0 : cut.bound, observer ? &*observer : nullptr, pending,
+             lock);
         first += count;
       } catch (const Error& error) {
-        if (error.code() != ErrorCode::kOutOfMemory || count == 1) throw;
-        size = (count + 1) / 2;  // a smaller plan
+        if (error.code() != ErrorCode::kOutOfMemory || (emptied && count == 1)) throw;
+        if (emptied) cut.pictures = (count + 1) / 2;  // a smaller plan
+        emptied = true;                               // first without what is only kept
+        continue;
       }
+      if (!observer) continue;
+      lock.unlock();
+      observer->report();
+      while (pending.size() > 1) finish(pending);
+      lock.lock();
     }
-  } catch (...) {
-    // What was launched still uses the caller's memory and the slots.
-    cudaDeviceSynchronize();
-    for (const Pending& p : pending) p.slot->busy = false;
-    slot_freed_.notify_all();
+    lock.unlock();
+    while (!pending.empty()) finish(pending);
+  } catch (const Error& error) {
+    if (lock.owns_lock()) lock.unlock();
+    // What was launched still uses the caller's device memory, and slots.
+    const bool on_host = !call.input.on_device && !call.output.on_device;
+    if (error.code() != ErrorCode::kCancelled || !on_host) cudaDeviceSynchronize();
+    while (!pending.empty()) give_slot(pending);
     throw;
-  }
-  lock.unlock();
-  while (!pending.empty()) {
-    finish(pending);
+  } catch (...) {
+    if (lock.owns_lock()) lock.unlock();
+    cudaDeviceSynchronize();
+    while (!pending.empty()) give_slot(pending);
+    throw;
   }
 }
 
-Session::Slot& Session::take_slot(std::deque<Pending>& pending,
+// A call that is watched never waits for others here: they may be waiting for it.
+Session::Slot* Session::take_slot(bool watched, std::deque<Pending>& pending,
                                   std::unique_lock<std::mutex>& lock) {
-  for (;;) {
-    for (Slot& slot : slots_) {
-      if (slot.busy) continue;
-      slot.busy = true;
-      return slot;
-    }
+  while (!watched && slots_out_ >= kSlots) {
     if (pending.empty()) {
-      slot_freed_.wait(lock);
+      slot_given_.wait(lock);
     } else {
       lock.unlock();
       finish(pending);
       lock.lock();
     }
   }
+  auto slot = std::ranges::find_if(slots_, [](const Slot& one) { return !one.taken; });
+  if (slot == slots_.end()) slot = slots_.emplace(slots_.end());
+  slot->downloaded.wait();  // of a call that was cancelled
+  slot->taken = true;
+  if (!watched) slots_out_++;
+  return &*slot;
+}
+
+// The oldest one's. Without the lock.
+void Session::give_slot(std::deque<Pending>& pending) {
+  const Pending oldest = pending.front();
+  pending.pop_front();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  oldest.slot->taken = false;
+  if (!oldest.watched) slots_out_--;
+  if (slots_.size() > kSlots) {
+    slots_.remove_if([&](const Slot& one) { return &one == oldest.slot; });
+  }
+  slot_given_.notify_all();
 }
 
 // Without the lock.
 void Session::finish(std::deque<Pending>& pending) {
-  const Pending oldest = pending.front();
-  pending.pop_front();
-  const auto give = [&] {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    oldest.slot->busy = false;
-    slot_freed_.notify_all();
-  };
-  try {
-    oldest.slot->downloaded.wait();
-  } catch (...) {
-    give();
-    throw;
-  }
+  const Pending& oldest = pending.front();
+  oldest.slot->downloaded.wait();
   if (oldest.to != nullptr) {
     std::memcpy(oldest.to, oldest.slot->pinned_output.data(), static_cast<size_t>(oldest.bytes));
   }
-  give();
+  give_slot(pending);
 }
 
-void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
-                   std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock) {
+void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t bound,
+                   Observer* observer, std::deque<Pending>& pending,
+                   std::unique_lock<std::mutex>& lock) {
   const Graph& graph = *call.graph;
-  const std::shared_ptr<const GraphPlan> kept_plan = this->plan(graph, count);
+  const std::shared_ptr<const GraphPlan> kept_plan = plan_of(graph, count);
   const GraphPlan& plan = *kept_plan;
-  const std::shared_ptr<const GraphWeights> weights = this->weights(graph, plan);
   const bool from_host = !call.input.on_device, to_host = !call.output.on_device;
   const bool waits = from_host || to_host;
   // What is on the device was made, or will be read, on the caller's stream.
@@ -341,9 +442,18 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
                                              : static_cast<cudaStream_t>(call.stream);
   const bool capturing = !waits && is_capturing(stream);
 
-  Slot* slot = waits ? &take_slot(pending, lock) : nullptr;
-  if (slot != nullptr) pending.push_back({slot, nullptr, 0});
+  Slot* slot = nullptr;
+  if (waits) {
+    const bool watched = observer != nullptr;
+    pending.push_back({take_slot(watched, pending, lock), watched, nullptr, 0});
+    slot = pending.back().slot;
+  }
   try {
+    const Extent in = graph.extent(graph.input()), out = graph.extent(graph.output());
+    const int64_t out_bytes = dense_bytes(out, count, call.output.dtype);
+    const int64_t in_bytes = dense_bytes(in, count, call.input.dtype);
+    make_room(graph, plan, slot, from_host ? in_bytes : 0, to_host ? out_bytes : 0, bound);
+    const std::shared_ptr<const GraphWeights> weights = this->weights(graph, plan);
     if (plan.arena_bytes > arena_.bytes()) {
       check(cudaEventSynchronize(last_), "cudaEventSynchronize");
       arena_.grow(plan.arena_bytes, "activations");
@@ -360,16 +470,14 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
     if (call.map != nullptr) run.patch = static_cast<int>(call.map->patch);
     run.input_affine = input_affine(call.map);
 
-    const Extent in = graph.extent(graph.input()), out = graph.extent(graph.output());
     if (from_host) {
-      const int64_t bytes = dense_bytes(in, count, call.input.dtype);
-      slot->input.grow(bytes, "the input");
-      slot->pinned_input.grow(bytes, "the input");
+      slot->input.grow(in_bytes, "the input");
+      slot->pinned_input.grow(in_bytes, "the input");
       std::memcpy(slot->pinned_input.data(),
-                  static_cast<const char*>(call.input.data) + bytes / count * first,
-                  static_cast<size_t>(bytes));
+                  static_cast<const char*>(call.input.data) + in_bytes / count * first,
+                  static_cast<size_t>(in_bytes));
       check(cudaMemcpyAsync(slot->input.data(), slot->pinned_input.data(),
-                            static_cast<size_t>(bytes), cudaMemcpyHostToDevice, up_),
+                            static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, up_),
             "cudaMemcpyAsync", "the input");
       slot->uploaded.record(up_);
       slot->uploaded.hold(stream);
@@ -377,7 +485,6 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
       run.input.on_device = true;
       if (call.map == nullptr) run.input.strides = nhwc_strides(in.h, in.w, in.c);
     }
-    const int64_t out_bytes = dense_bytes(out, count, call.output.dtype);
     if (to_host) {
       slot->output.grow(out_bytes, "the output");
       slot->pinned_output.grow(out_bytes, "the output");
@@ -385,15 +492,15 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
       run.output.on_device = true;
       run.output.strides = nhwc_strides(out.h, out.w, out.c);
     }
-    if (!capturing && last_stream_ != stream) last_.hold(stream);
-    Observer observer(call, plan, first, count, target_.element_bytes(), stream);
-    if (observer.is_needed()) run.launched = [&](size_t i) { observer.launched(i); };
-    run_graph(run, machine(stream));
-    if (observer.is_needed()) observer.finish();
-    if (!capturing) {
-      last_.record(stream);
-      last_stream_ = stream;
+    // Even on the stream of the call before: its handle may stand for another stream by now (one
+    // that was made anew, or each thread's own).
+    if (!capturing) last_.hold(stream);
+    if (observer != nullptr) {
+      observer->start(kept_plan, stream);
+      run.launched = [observer](size_t) { observer->mark(); };
     }
+    run_graph(run, machine(stream));
+    if (!capturing) last_.record(stream);
     if (waits) {
       slot->computed.record(stream);
       slot->computed.hold(down_);
@@ -409,9 +516,10 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count,
   } catch (...) {
     if (slot != nullptr) {
       cudaDeviceSynchronize();
+      slot->taken = false;
+      if (!pending.back().watched) slots_out_--;
       pending.pop_back();
-      slot->busy = false;
-      slot_freed_.notify_all();
+      slot_given_.notify_all();
     }
     throw;
   }

@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -27,35 +28,54 @@ class Session final : public DeviceSession {
 
   Precision precision() const override { return target_.precision; }
   std::string description() const override;
-  int64_t planned_bytes(const Graph& graph, int64_t batch, int64_t memory) override;
+  DevicePlan plan(const Graph& graph, int64_t batch, int64_t memory) override;
   void run(const DeviceCall& call) override;
 
  private:
-  // What arrays in host memory pass through. Two, so that one call's picture travels while the next
-  // one is computed.
+  // What arrays in host memory pass through.
   struct Slot {
     Buffer input, output;
     Buffer pinned_input{Buffer::Kind::kPinned}, pinned_output{Buffer::Kind::kPinned};
     Event uploaded, computed, downloaded;
-    bool busy = false;
+    bool taken = false;
+
+    int64_t bytes() const { return input.bytes() + output.bytes(); }
+    Slot() = default;
+    Slot(const Slot&) = delete;
+    Slot& operator=(const Slot&) = delete;
+    ~Slot() { cudaEventSynchronize(downloaded); }
   };
   // A part of a call's batch whose output is on its way to host memory.
   struct Pending {
     Slot* slot;
+    bool watched;  // by an Observer
     void* to;
     int64_t bytes;
   };
+  // How a batch is cut so that a bound on memory suffices.
+  struct Cut {
+    int64_t pictures = 1;  // at a time
+    size_t slots = 1;      // in use at once; 0 where nothing is in host memory
+    int64_t bound = 0;
+  };
   class Observer;
 
-  std::shared_ptr<const GraphPlan> plan(const Graph& graph, int64_t batch);
+  std::shared_ptr<const GraphPlan> plan_of(const Graph& graph, int64_t batch);
   std::shared_ptr<const GraphWeights> weights(const Graph& graph, const GraphPlan& plan);
-  // Pictures at a time, so that `memory` suffices.
-  int64_t pass_size(const Graph& graph, int64_t batch, int64_t memory);
-  int64_t pass_bytes(const Graph& graph, int64_t batch);
-  void pass(const DeviceCall& call, int64_t first, int64_t count, std::deque<Pending>& pending,
-            std::unique_lock<std::mutex>& lock);
+  Cut cut(const Graph& graph, int64_t batch, bool through_slots, int64_t memory);
+  // What a pass needs and cannot do without.
+  int64_t pass_bytes(const Graph& graph, int64_t batch, size_t slots);
+  int64_t bound_of(int64_t memory) const;
+  int64_t held_bytes() const;
+  // Gives back what the pass does not need, as far as its bound says so.
+  void make_room(const Graph& graph, const GraphPlan& plan, Slot* slot, int64_t in_bytes,
+                 int64_t out_bytes, int64_t bound);
+  // Launches everything; calls nobody back.
+  void pass(const DeviceCall& call, int64_t first, int64_t count, int64_t bound, Observer* observer,
+            std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock);
   const float2* input_affine(const InputMap* map);
-  Slot& take_slot(std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock);
+  Slot* take_slot(bool watched, std::deque<Pending>& pending, std::unique_lock<std::mutex>& lock);
+  void give_slot(std::deque<Pending>& pending);
   void finish(std::deque<Pending>& pending);
   Machine machine(cudaStream_t stream) const;
 
@@ -65,8 +85,8 @@ class Session final : public DeviceSession {
   Target target_;
   Element element_ = Element::kBF16;
 
-  std::mutex mutex_;
-  std::condition_variable slot_freed_;
+  std::mutex mutex_;  // never held while the caller is called back
+  std::condition_variable slot_given_;
   // By what the graph is made of, see fingerprint_of.
   std::map<std::tuple<uint64_t, int64_t, int64_t, int64_t>, std::shared_ptr<const GraphPlan>>
       plans_;
@@ -74,9 +94,9 @@ class Session final : public DeviceSession {
   Buffer arena_, map_;
   std::vector<float2> map_values_;
   Stream compute_, up_, down_;
-  Event last_;                          // the arena is free when it is done
-  cudaStream_t last_stream_ = nullptr;  // where it was recorded
-  Slot slots_[2];
+  Event last_;  // the arena is free when it is done
+  std::list<Slot> slots_;
+  size_t slots_out_ = 0;  // with calls that nobody watches
 };
 
 }  // namespace calotype::cuda

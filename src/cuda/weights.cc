@@ -26,9 +26,7 @@ class Packer {
   Packer(const Graph& graph, const GraphPlan& plan, Element element, const Machine& machine,
          Buffer& memory)
       : plan_(plan), element_(element), machine_(machine) {
-    int64_t staging = 0;
-    for (const Node& node : graph.nodes()) staging = std::max(staging, staging_bytes(node));
-    staging_.grow(staging, "weights on their way");
+    staging_.grow(GraphWeights::staging_bytes(graph), "weights on their way");
     memory.grow(plan.weight_bytes, "weights");
     to_ = static_cast<char*>(memory.data());
     end_ = to_ + plan.weight_bytes;
@@ -80,11 +78,11 @@ class Packer {
 
   void finish_all() { check(cudaStreamSynchronize(machine_.stream), "upload of weights"); }
 
- private:
-  static int64_t raw_bytes(const TensorView& view) {
-    return aligned(device_reads(view.dtype) ? byte_count(view.dtype, view.shape) : view.size() * 4);
-  }
   static int64_t staging_bytes(const Node& node) {
+    const auto raw_bytes = [](const TensorView& view) {
+      return aligned(device_reads(view.dtype) ? byte_count(view.dtype, view.shape)
+                                              : view.size() * 4);
+    };
     if (const auto* conv = std::get_if<ConvNode>(&node)) {
       return raw_bytes(conv->conv.weight) +
              (conv->shortcut ? raw_bytes(conv->shortcut->weight) : 0);
@@ -99,6 +97,7 @@ class Packer {
     return bytes;
   }
 
+ private:
   static std::vector<double> numbers(const TensorView& view) {
     std::vector<double> values(static_cast<size_t>(view.size()));
     copy_elements(view, 0, std::span<double>(values));
@@ -198,16 +197,21 @@ class Packer {
 
 }  // namespace
 
+int64_t GraphWeights::staging_bytes(const Graph& graph) {
+  int64_t most = 0;
+  for (const Node& node : graph.nodes()) most = std::max(most, Packer::staging_bytes(node));
+  return most;
+}
+
 GraphWeights::GraphWeights(const Graph& graph, const GraphPlan& plan, Element element,
                            const Machine& machine) {
   Packer packer(graph, plan, element, machine, memory_);
   for (size_t i = 0; i < graph.nodes().size(); i++) {
     const Node& node = graph.nodes()[i];
-    set_current_layer(name_of(node).c_str());
+    const LayerScope layer(name_of(node));
     nodes_.push_back(std::visit([&](const auto& n) { return packer.pack(n, i); }, node));
   }
   packer.finish_all();
-  set_current_layer("");
 }
 
 }  // namespace calotype::cuda

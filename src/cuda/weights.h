@@ -29,6 +29,8 @@ class GraphWeights {
  public:
   // Uploads and packs; returns when it is done.
   GraphWeights(const Graph& graph, const GraphPlan& plan, Element element, const Machine& machine);
+  // Device memory that the constructor needs besides, and gives back.
+  static int64_t staging_bytes(const Graph& graph);
 
   const NodeWeights& node(size_t i) const { return nodes_[i]; }
   int64_t bytes() const { return memory_.bytes(); }

@@ -86,6 +86,16 @@ void check_picture_size(const std::string& file, int64_t width, int64_t height) 
   }
 }
 
+void check_memory(const std::string& file, const Bitmap& bitmap, int64_t more, int64_t memory) {
+  // At most kMaximumPixels: no product overflows.
+  const int64_t floats = bitmap.width * bitmap.height * 3 * static_cast<int64_t>(sizeof(float));
+  const int64_t bytes = bitmap.row_bytes() * bitmap.height + floats + more;
+  if (memory <= 0 || bytes <= memory) return;
+  fail(ErrorCode::kOutOfMemory, file, ": reading its ", bitmap.width, " x ", bitmap.height,
+       " pixels takes ", bytes, " bytes, more than the memory budget of ", memory,
+       "; scale the picture down, or give it more memory");
+}
+
 void check_claim(const std::string& file, int64_t width, int64_t height, int64_t claimed,
                  int64_t units_per_byte, size_t bytes) {
   if (claimed / units_per_byte > static_cast<int64_t>(bytes)) {

@@ -38,6 +38,10 @@ struct Bitmap {
 void check_picture_size(const std::string& file, int64_t width, int64_t height);
 inline constexpr int64_t kMaximumPixels = int64_t{1} << 28;
 
+// Throws Error(kOutOfMemory) where the bitmap, the floats made of it and `more` bytes of the
+// codec's own take more than `memory` (0: no limit).
+void check_memory(const std::string& file, const Bitmap& bitmap, int64_t more, int64_t memory);
+
 // Throws Error(kInvalidData) where `claimed` units exceed what `bytes` bytes can hold at
 // `units_per_byte`.
 void check_claim(const std::string& file, int64_t width, int64_t height, int64_t claimed,

@@ -14,9 +14,15 @@ namespace {
 
 bool image_codecs_built() { return false; }
 
-Bitmap decode_png(std::span<const std::byte>, const std::string& file) { refuse(file, "PNG"); }
-Bitmap decode_jpeg(std::span<const std::byte>, const std::string& file) { refuse(file, "JPEG"); }
-Bitmap decode_webp(std::span<const std::byte>, const std::string& file) { refuse(file, "WebP"); }
+Bitmap decode_png(std::span<const std::byte>, const std::string& file, int64_t) {
+  refuse(file, "PNG");
+}
+Bitmap decode_jpeg(std::span<const std::byte>, const std::string& file, int64_t) {
+  refuse(file, "JPEG");
+}
+Bitmap decode_webp(std::span<const std::byte>, const std::string& file, int64_t) {
+  refuse(file, "WebP");
+}
 Tensor bitmap_to_tensor(const Bitmap&, const std::string& file, const ReadImageOptions&) {
   refuse(file, "PNG, JPEG and WebP");
 }

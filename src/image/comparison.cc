@@ -54,7 +54,28 @@ void paste(const Tensor& picture, Tensor& canvas, int64_t x, int64_t y) {
   }
 }
 
+// About 42 characters a line under a picture of any size; narrow pictures stand in wider cells.
+struct Layout {
+  explicit Layout(int64_t width)
+      : scale(std::max<int64_t>(1, width / 256)),
+        cell(std::max<int64_t>(width, 25 * kFontAdvance)),
+        margin(8 * scale),
+        line(kFontLine * scale) {}
+
+  int64_t height_of(int64_t picture, int64_t lines) const {
+    return picture + 3 * margin + lines * line;
+  }
+  int64_t width() const { return 3 * cell + 4 * margin; }
+
+  int64_t scale, cell, margin, line;
+};
+
 }  // namespace
+
+std::pair<int64_t, int64_t> comparison_size(int64_t height, int64_t width) {
+  const Layout layout(width);
+  return {layout.height_of(height, 1), layout.width()};
+}
 
 Tensor comparison(const Tensor& original, const Tensor& result, double amplification,
                   const std::string& captions_prefix) {
@@ -68,9 +89,8 @@ Tensor comparison(const Tensor& original, const Tensor& result, double amplifica
   const Tensor difference = amplified(original, result, amplification);
   const std::array<const Tensor*, 3> pictures = {&original, &result, &difference};
 
-  // About 42 characters a line under a picture of any size; narrow pictures stand in wider cells.
-  const int64_t scale = std::max<int64_t>(1, width / 256);
-  const int64_t cell = std::max<int64_t>(width, 25 * kFontAdvance);
+  const Layout layout(width);
+  const auto [scale, cell, margin, line] = layout;
   const size_t limit = static_cast<size_t>(cell / (kFontAdvance * scale));
   const std::array<std::vector<std::string>, 3> captions = {
       wrapped(captions_prefix + " original", limit),
@@ -79,9 +99,7 @@ Tensor comparison(const Tensor& original, const Tensor& result, double amplifica
   size_t lines = 0;
   for (const auto& caption : captions) lines = std::max(lines, caption.size());
 
-  const int64_t margin = 8 * scale, line = kFontLine * scale;
-  Tensor canvas(
-      {1, height + 3 * margin + static_cast<int64_t>(lines) * line, 3 * cell + 4 * margin, 3});
+  Tensor canvas({1, layout.height_of(height, static_cast<int64_t>(lines)), layout.width(), 3});
   std::fill(canvas.values().begin(), canvas.values().end(), kPaper);
   for (size_t i = 0; i < pictures.size(); i++) {
     const int64_t left = margin + static_cast<int64_t>(i) * (cell + margin);

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
-#include <string_view>
 
 #include "core/cat.h"
 #include "core/file.h"
+#include "core/magic.h"
 #include "image/arrays.h"
 #include "image/bitmap.h"
 #include "image/codecs.h"
@@ -17,23 +16,33 @@
 namespace calotype {
 namespace {
 
-bool begins_with(std::span<const std::byte> bytes, std::string_view magic, size_t offset = 0) {
-  return bytes.size() >= offset + magic.size() &&
-         std::memcmp(bytes.data() + offset, magic.data(), magic.size()) == 0;
+// Throws what there is to say of a file that begins like no picture that is read.
+void check_magic(std::span<const std::byte> first, const std::string& file) {
+  const FileKind kind = kind_of(first);
+  const bool codec = kind == FileKind::kPng || kind == FileKind::kJpeg || kind == FileKind::kWebp;
+  if (codec || looks_like_npy(first) || looks_like_safetensors(first)) return;
+  if (first.empty()) fail(ErrorCode::kInvalidData, file, ": is empty");
+  fail(ErrorCode::kUnsupported, file, ": is ",
+       kind == FileKind::kUnknown ? "no picture" : kind_name(kind),
+       "; PNG, JPEG, WebP, npy and safetensors are read");
 }
 
-// Formats that people try, so that the error can say what it is.
-const char* known_stranger(std::span<const std::byte> bytes) {
-  if (begins_with(bytes, "GIF8")) return "a GIF";
-  if (begins_with(bytes, "BM")) return "a BMP";
-  if (begins_with(bytes, std::string_view("II*\0", 4))) return "a TIFF";
-  if (begins_with(bytes, std::string_view("MM\0*", 4))) return "a TIFF";
-  if (begins_with(bytes, "ftypavif", 4)) return "an AVIF";
-  if (begins_with(bytes, "ftyp", 4)) return "a HEIC or another ISO media file";
-  if (begins_with(bytes, "%PDF")) return "a PDF";
-  if (begins_with(bytes, "\xff\x0a") || begins_with(bytes, "JXL ", 4)) return "a JPEG XL";
-  if (begins_with(bytes, "8BPS")) return "a Photoshop file";
-  return nullptr;
+struct Limit {
+  const char* name;
+  int64_t side;
+};
+
+std::optional<Limit> limit_of(ImageFormat format) {
+  switch (format) {
+    case ImageFormat::kPng:
+      return Limit{"PNG", kLongestPng};
+    case ImageFormat::kJpeg:
+      return Limit{"JPEG", kLongestJpeg};
+    case ImageFormat::kWebp:
+      return Limit{"WebP", kLongestWebp};
+    default:
+      return {};
+  }
 }
 
 void check_background(const ReadImageOptions& options) {
@@ -78,21 +87,18 @@ ImageFormat image_format_of(const std::string& path) {
 Tensor decode_image(std::span<const std::byte> bytes, const std::string& file,
                     const ReadImageOptions& options) {
   check_background(options);
-  if (looks_like_npy(bytes)) return image_of_array(parse_npy(bytes, file), file);
-  if (begins_with(bytes, "\x89PNG\r\n\x1a\n")) {
-    return bitmap_to_tensor(decode_png(bytes, file), file, options);
+  check_magic(bytes, file);
+  if (looks_like_npy(bytes)) return image_of_array(parse_npy(bytes, file).view, file);
+  switch (kind_of(bytes)) {
+    case FileKind::kPng:
+      return bitmap_to_tensor(decode_png(bytes, file, options.memory), file, options);
+    case FileKind::kJpeg:
+      return bitmap_to_tensor(decode_jpeg(bytes, file, options.memory), file, options);
+    case FileKind::kWebp:
+      return bitmap_to_tensor(decode_webp(bytes, file, options.memory), file, options);
+    default:
+      return image_of_safetensors(bytes, file);
   }
-  if (begins_with(bytes, "\xff\xd8\xff")) {
-    return bitmap_to_tensor(decode_jpeg(bytes, file), file, options);
-  }
-  if (begins_with(bytes, "RIFF") && begins_with(bytes, "WEBP", 8)) {
-    return bitmap_to_tensor(decode_webp(bytes, file), file, options);
-  }
-  if (looks_like_safetensors(bytes)) return image_of_safetensors(bytes, file);
-  if (bytes.empty()) fail(ErrorCode::kInvalidData, file, ": is empty");
-  const char* stranger = known_stranger(bytes);
-  fail(ErrorCode::kUnsupported, file, ": is ", stranger == nullptr ? "no picture" : stranger,
-       "; PNG, JPEG, WebP, npy and safetensors are read");
 }
 
 Tensor read_image(const std::string& path, const ReadImageOptions& options) {
@@ -101,12 +107,17 @@ Tensor read_image(const std::string& path, const ReadImageOptions& options) {
   if (path != "-" && std::filesystem::is_regular_file(path, ignored)) {
     return decode_image(MappedFile::open(path)->bytes(), file, options);
   }
-  return decode_image(read_file(path), file, options);
+  const auto longest =
+      options.memory > 0 ? std::min(options.memory, kLongestStream) : kLongestStream;
+  const auto bytes = read_file(path, static_cast<size_t>(longest),
+                               [&](std::span<const std::byte> first) { check_magic(first, file); });
+  return decode_image(bytes, file, options);
 }
 
 std::vector<std::byte> encode_image(const Tensor& image, ImageFormat format,
                                     const WriteImageOptions& options) {
   check_writable(image, format, options);
+  check_image_size("the picture", format, image.dim(1), image.dim(2));
   switch (format) {
     case ImageFormat::kPng:
       return encode_png(image, options.bit_depth);
@@ -122,6 +133,14 @@ std::vector<std::byte> encode_image(const Tensor& image, ImageFormat format,
   fail(ErrorCode::kInternal, "an unknown picture format was asked for");
 }
 
+void check_image_size(const std::string& file, ImageFormat format, int64_t height, int64_t width) {
+  const std::optional<Limit> limit = limit_of(format);
+  if (!limit || (width <= limit->side && height <= limit->side)) return;
+  fail(ErrorCode::kUnsupported, file, ": a ", limit->name, " has at most ", limit->side, " x ",
+       limit->side, " pixels and this picture has ", width, " x ", height,
+       format == ImageFormat::kPng ? "; write an .npy instead" : "; write a PNG instead");
+}
+
 void write_image(const Tensor& image, const std::string& path, const WriteImageOptions& options,
                  std::optional<ImageFormat> format) {
   if (!format) {
@@ -131,6 +150,7 @@ void write_image(const Tensor& image, const std::string& path, const WriteImageO
     }
     format = image_format_of(path);
   }
+  if (image.shape().size() == 4) check_image_size(path, *format, image.dim(1), image.dim(2));
   write_file(path, encode_image(image, *format, options));
 }
 

@@ -148,7 +148,7 @@ int orientation_of(const JpegReader& r) {
 
 }  // namespace
 
-Bitmap decode_jpeg(std::span<const std::byte> bytes, const std::string& file) {
+Bitmap decode_jpeg(std::span<const std::byte> bytes, const std::string& file, int64_t memory) {
   JpegReader r;
   if (!read_header(r, bytes)) refuse(r, file);
   Bitmap bitmap;
@@ -166,6 +166,9 @@ Bitmap decode_jpeg(std::span<const std::byte> bytes, const std::string& file) {
   const J_COLOR_SPACE colour_space = bitmap.model == ColourModel::kGrey  ? JCS_GRAYSCALE
                                      : bitmap.model == ColourModel::kRgb ? JCS_RGB
                                                                          : JCS_CMYK;
+  // A file of several scans has all its coefficients, of 16 bits, in memory.
+  const int64_t coefficients = 2 * r.cinfo.num_components * bitmap.width * bitmap.height;
+  check_memory(file, bitmap, jpeg_has_multiple_scans(&r.cinfo) ? coefficients : 0, memory);
   if (!start(r, colour_space)) refuse(r, file);
   bitmap.allocate();
   if (!read_rows(r, bitmap.samples.get(), bitmap.row_bytes())) refuse(r, file);
@@ -229,13 +232,10 @@ bool finish(JpegWriter& w) {
 
 }  // namespace
 
+static_assert(kLongestJpeg == JPEG_MAX_DIMENSION);
+
 std::vector<std::byte> encode_jpeg(const Tensor& image, int quality) {
   const int64_t height = image.dim(1), width = image.dim(2);
-  if (width > JPEG_MAX_DIMENSION || height > JPEG_MAX_DIMENSION) {
-    fail(ErrorCode::kInvalidArgument, "a JPEG has at most ", JPEG_MAX_DIMENSION, " x ",
-         JPEG_MAX_DIMENSION, " pixels and this picture has ", width, " x ", height,
-         "; write a PNG instead");
-  }
   JpegWriter w;
   const auto refuse = [&] {
     fail(ErrorCode::kInvalidArgument, "libjpeg cannot write a picture of ", width, " x ", height,

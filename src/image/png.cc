@@ -120,7 +120,7 @@ std::vector<std::byte> embedded_profile(const PngReader& r, const std::string& f
 
 }  // namespace
 
-Bitmap decode_png(std::span<const std::byte> bytes, const std::string& file) {
+Bitmap decode_png(std::span<const std::byte> bytes, const std::string& file, int64_t memory) {
   PngReader r;
   r.rest = bytes;
   r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r, on_read_error, on_read_warning);
@@ -145,6 +145,7 @@ Bitmap decode_png(std::span<const std::byte> bytes, const std::string& file) {
   if (static_cast<int64_t>(png_get_rowbytes(r.png, r.info)) != bitmap.row_bytes()) {
     fail(ErrorCode::kInternal, "libpng makes rows of another length than expected of ", file);
   }
+  check_memory(file, bitmap, 0, memory);
   bitmap.allocate();
   std::vector<png_bytep> rows(header.height);
   for (size_t y = 0; y < rows.size(); y++) {
@@ -231,6 +232,8 @@ void to_uint16_rows(std::span<const float> values, uint8_t* out) {
 }
 
 }  // namespace
+
+static_assert(kLongestPng == PNG_UINT_31_MAX);
 
 std::vector<std::byte> encode_png(const Tensor& image, int bit_depth) {
   PngWriter w;

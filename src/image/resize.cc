@@ -73,6 +73,22 @@ Tensor resample(const Tensor& x, Shape shape, int64_t outer, int64_t in, int64_t
   return y;
 }
 
+// The window has negative lobes, and beside a hard edge the sum leaves the range of pixels. Floats
+// that lie outside [-1, 1] themselves widen the range.
+void cut_overshoot(const Tensor& images, Tensor& resized) {
+  const auto count = static_cast<size_t>(images.dim(0));
+  const size_t size = static_cast<size_t>(images.size()) / count;
+  const size_t resized_size = static_cast<size_t>(resized.size()) / count;
+  for (size_t b = 0; b < count; b++) {
+    const auto values = images.values().subspan(b * size, size);
+    const auto [low, high] = std::minmax_element(values.begin(), values.end());
+    const float least = std::min(-1.0f, *low), most = std::max(1.0f, *high);
+    for (float& v : resized.values().subspan(b * resized_size, resized_size)) {
+      v = std::clamp(v, least, most);
+    }
+  }
+}
+
 }  // namespace
 
 Tensor resize(const Tensor& image, int64_t height, int64_t width) {
@@ -88,7 +104,9 @@ Tensor resize(const Tensor& image, int64_t height, int64_t width) {
   if (h == height && w == width) return image.clone();
   checked_mul(checked_mul(b * c, height), std::max(width, w));
   const Tensor narrow = resample(image, {b, h, width, c}, b * h, w, c, taps_of(w, width));
-  return resample(narrow, {b, height, width, c}, b, h, width * c, taps_of(h, height));
+  Tensor resized = resample(narrow, {b, height, width, c}, b, h, width * c, taps_of(h, height));
+  cut_overshoot(image, resized);
+  return resized;
 }
 
 }  // namespace calotype

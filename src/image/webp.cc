@@ -50,7 +50,7 @@ const char* status_text(VP8StatusCode status) {
 
 }  // namespace
 
-Bitmap decode_webp(std::span<const std::byte> bytes, const std::string& file) {
+Bitmap decode_webp(std::span<const std::byte> bytes, const std::string& file, int64_t memory) {
   const WebPData data = {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
   WebPBitstreamFeatures features;
   VP8StatusCode status = WebPGetFeatures(data.bytes, data.size, &features);
@@ -68,6 +68,11 @@ Bitmap decode_webp(std::span<const std::byte> bytes, const std::string& file) {
   bitmap.alpha = features.has_alpha != 0;
   check_picture_size(file, bitmap.width, bitmap.height);
   check_sparse_claim(file, bitmap.width, bitmap.height, bytes.size());
+
+  // libwebp holds a whole lossless picture once more, as ARGB.
+  constexpr int kLossless = 2;
+  const int64_t argb = features.format == kLossless ? 4 * bitmap.width * bitmap.height : 0;
+  check_memory(file, bitmap, argb, memory);
 
   bitmap.allocate();
   WebPDecoderConfig config;
@@ -125,13 +130,10 @@ std::vector<std::byte> with_profile(const WebPData& webp, const std::vector<std:
 
 }  // namespace
 
+static_assert(kLongestWebp == WEBP_MAX_DIMENSION);
+
 std::vector<std::byte> encode_webp(const Tensor& image, int quality) {
   const int64_t height = image.dim(1), width = image.dim(2);
-  if (width > WEBP_MAX_DIMENSION || height > WEBP_MAX_DIMENSION) {
-    fail(ErrorCode::kInvalidArgument, "a WebP has at most ", WEBP_MAX_DIMENSION, " x ",
-         WEBP_MAX_DIMENSION, " pixels and this picture has ", width, " x ", height,
-         "; write a PNG instead");
-  }
   std::vector<uint8_t> rgb(static_cast<size_t>(image.size()));
   to_uint8(image.values(), rgb);
 

@@ -4,11 +4,14 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 #include <string_view>
 
 #include "core/cat.h"
 #include "core/checked.h"
 #include "core/file.h"
+#include "core/magic.h"
+#include "core/narrowing.h"
 #include "latents/npy.h"
 #include "latents/packed.h"
 #include "weights/safetensors.h"
@@ -39,6 +42,7 @@ struct Found {
   bool comfy = false;
   float scale = 1;
   Metadata metadata;
+  std::shared_ptr<const void> storage = nullptr;  // what `view` points into, where not the file
 };
 
 Found found_in_safetensors(std::span<const std::byte> bytes, const std::string& file) {
@@ -74,9 +78,28 @@ Found found_in_safetensors(std::span<const std::byte> bytes, const std::string& 
   return found;
 }
 
+void check_no_picture(std::span<const std::byte> first, const std::string& file) {
+  if (first.empty()) fail(ErrorCode::kInvalidData, file, ": is empty");
+  if (looks_like_npy(first) || looks_like_safetensors(first)) return;
+  const FileKind kind = kind_of(first);
+  if (kind == FileKind::kUnknown) return;
+  fail(ErrorCode::kInvalidData, file, ": is ", kind_name(kind), "; latents are expected");
+}
+
+// Of a pipe, which may have no end.
+void check_stream(std::span<const std::byte> first, const std::string& file) {
+  check_no_picture(first, file);
+  if (looks_like_npy(first) || looks_like_safetensors(first)) return;
+  fail(ErrorCode::kInvalidData, file, ": begins neither as an npy nor as a safetensors file does; ",
+       "latents are expected");
+}
+
 Found found_in(std::span<const std::byte> bytes, const std::string& file) {
-  if (bytes.empty()) fail(ErrorCode::kInvalidData, file, ": is empty");
-  if (looks_like_npy(bytes)) return {parse_npy(bytes, file), "the array", false, 1, {}};
+  check_no_picture(bytes, file);
+  if (looks_like_npy(bytes)) {
+    NpyArray array = parse_npy(bytes, file);
+    return {array.view, "the array", false, 1, {}, std::move(array.storage)};
+  }
   return found_in_safetensors(bytes, file);
 }
 
@@ -163,21 +186,27 @@ Tensor values_of(const Found& found, const std::string& file) {
 
 // Says what to do where the other layout would fit.
 [[noreturn]] void refuse_channels(const Found& found, LatentLayout layout, int64_t expected,
-                                  const LatentFile& latents, const std::string& file) {
+                                  const LatentFile& latents, const AutoencoderKLConfig& config,
+                                  const std::string& file) {
   const Shape& s = found.view.shape;
   const bool nchw = layout == LatentLayout::kNchw;
-  const char* hint = "; they are of another model";
+  std::string hint = "; they are of another model";
   if (s[nchw ? 3 : 1] == expected) {
     hint = nchw ? "; give --layout nhwc if they are channels last"
                 : "; give --layout nchw if they are channels first";
+  } else if (s[nchw ? 1 : 3] == 2 * config.latent_channels && !latents.moments) {
+    hint = cat("; twice ", config.latent_channels, " may be moments, or raw z of another model: ",
+               "encode --moments into a .safetensors file, which says what it holds, or decode ",
+               "their first half, the mean, with --unscaled");
   }
   fail(ErrorCode::kInvalidData, file, ": ", found.name, " of shape ", shape_string(s), " has ",
        s[nchw ? 1 : 3], " channels in ", nchw ? "NCHW" : "NHWC", "; this model's ",
        content_name(latents), " have ", expected, hint);
 }
 
-void check_shape(const Found& found, LatentLayout layout, int64_t channels,
-                 const LatentFile& latents, const std::string& file) {
+void check_shape(const Found& found, LatentLayout layout, const LatentFile& latents,
+                 const AutoencoderKLConfig& config, const std::string& file) {
+  const int64_t channels = channels_of(config, latents);
   const Shape& s = found.view.shape;
   if (s.size() != 4) {
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " has the shape ", shape_string(s),
@@ -188,23 +217,43 @@ void check_shape(const Found& found, LatentLayout layout, int64_t channels,
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " is of size 0, ", shape_string(s));
   }
   if (s[layout == LatentLayout::kNchw ? 1 : 3] != channels) {
-    refuse_channels(found, layout, channels, latents, file);
+    refuse_channels(found, layout, channels, latents, config, file);
   }
 }
 
-void check_packed(const Found& found, const PackedGrid& grid, int64_t channels,
-                  const ReadLatentsOptions& options, const std::string& file) {
+bool has_tokens(const PackedGrid& grid, int64_t tokens) {
+  return grid.rows > 0 && grid.columns > 0 && tokens % grid.rows == 0 &&
+         tokens / grid.rows == grid.columns;
+}
+
+// Unpacks tokens of a picture of options.image_height x image_width.
+void read_packed(const Found& found, const std::string& file, const AutoencoderKLConfig& config,
+                 const ReadLatentsOptions& options, LatentFile& latents) {
   const Shape& s = found.view.shape;
-  const int64_t width = channels * grid.patch * grid.patch;
+  // FLUX.2's tokens are its latents (diffusers Flux2Pipeline); FLUX.1's, and raw z, are 2x2 patches
+  // of them (FluxPipeline._unpack_latents).
+  const int64_t patch = config.is_flux2() && !latents.unscaled ? 1 : 2;
+  const int64_t width = channels_of(config, latents) * patch * patch;
   if (s[0] < 1 || s[1] < 1 || s[2] != width) {
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " has the shape ", shape_string(s),
          "; packed tokens of this model are [B, N, ", width, "]");
   }
-  if (grid.rows < 1 || grid.columns < 1 || s[1] % grid.rows != 0 ||
-      s[1] / grid.rows != grid.columns) {
+  const int64_t side = patch * factor_of(config, latents);  // of a token, in pixels
+  const int64_t h = options.image_height, w = options.image_width;
+  const PackedGrid grid = {h / side, w / side, patch};
+  const PackedGrid padded = {grid.rows + (h % side > 0), grid.columns + (w % side > 0), patch};
+  latents.packed = true;
+  if (has_tokens(grid, s[1])) {
+    latents.latents = unpack_tokens(values_of(found, file), grid);
+    latents.image_height = grid.rows * side;
+    latents.image_width = grid.columns * side;
+  } else if (has_tokens(padded, s[1])) {
+    latents.latents = unpack_tokens(values_of(found, file), padded);
+    latents.image_height = h;
+    latents.image_width = w;
+  } else {
     fail(ErrorCode::kInvalidData, file, ": ", found.name, " has ", s[1],
-         " tokens a picture; one of ", options.image_width, " x ", options.image_height,
-         " pixels has ", grid.columns, " x ", grid.rows);
+         " tokens a picture; one of ", w, " x ", h, " pixels has ", grid.columns, " x ", grid.rows);
   }
 }
 
@@ -235,17 +284,11 @@ LatentFile latents_of(const Found& found, const std::string& file,
   if (options.unscaled) latents.unscaled = true;
 
   if (found.view.shape.size() == 3 && options.image_height > 0 && options.image_width > 0) {
-    // FLUX.2's tokens are its latents (diffusers Flux2Pipeline); FLUX.1's, and raw z, are 2x2
-    // patches of them (FluxPipeline._unpack_latents).
-    const int64_t patch = config.is_flux2() && !latents.unscaled ? 1 : 2;
-    const PackedGrid grid = {options.image_height / (patch * factor_of(config, latents)),
-                             options.image_width / (patch * factor_of(config, latents)), patch};
-    check_packed(found, grid, channels_of(config, latents), options, file);
-    latents.latents = unpack_tokens(values_of(found, file), grid);
+    read_packed(found, file, config, options, latents);
     return latents;
   }
   const LatentLayout layout = options.layout.value_or(layout_of(found.metadata, file));
-  check_shape(found, layout, channels_of(config, latents), latents, file);
+  check_shape(found, layout, latents, config, file);
   Tensor values = values_of(found, file);
   latents.latents = layout == LatentLayout::kNchw ? nchw_to_nhwc(values) : std::move(values);
   check_recorded_size(latents, factor_of(config, latents), file);
@@ -316,7 +359,10 @@ LatentFile read_latents(const std::string& path, const AutoencoderKLConfig& conf
   if (path != "-" && std::filesystem::is_regular_file(path, ignored)) {
     return decode_latents(MappedFile::open(path)->bytes(), file, config, options);
   }
-  return decode_latents(read_file(path), file, config, options);
+  const auto bytes =
+      read_file(path, static_cast<size_t>(kLongestStream),
+                [&](std::span<const std::byte> first) { check_stream(first, file); });
+  return decode_latents(bytes, file, config, options);
 }
 
 void write_latents(const LatentFile& file, const std::string& path,
@@ -327,6 +373,7 @@ void write_latents(const LatentFile& file, const std::string& path,
   check_writable(file, path, config, format, options);
   const bool nchw = options.layout == LatentLayout::kNchw;
   const Tensor stored = nchw ? nhwc_to_nchw(file.latents) : file.latents.clone();
+  check_narrowing(stored.values(), options.dtype, cat(path, ": cannot be written: a latent"));
   if (format == LatentFormat::kNpy) {
     write_file(path, npy_bytes(stored.values(), stored.shape(), options.dtype));
     return;

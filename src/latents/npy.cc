@@ -172,6 +172,30 @@ std::string_view descr_of(DType dtype) {
        "; write F32 or F16, or a .safetensors file");
 }
 
+// The elements in C order: the last dimension fastest, which Fortran has the first.
+std::vector<std::byte> in_c_order(const std::byte* data, const Shape& shape, DType dtype) {
+  std::vector<std::byte> out(static_cast<size_t>(byte_count(dtype, shape)));
+  const auto width = static_cast<size_t>(byte_count(dtype, {1}));
+  Shape strides;  // of the source, in elements
+  int64_t stride = 1;
+  for (const int64_t dim : shape) {
+    strides.push_back(stride);
+    stride *= dim;
+  }
+  Shape index(shape.size());
+  int64_t from = 0;
+  for (size_t to = 0; to < out.size(); to += width) {
+    std::memcpy(out.data() + to, data + static_cast<size_t>(from) * width, width);
+    for (size_t axis = shape.size(); axis-- > 0;) {
+      from += strides[axis];
+      if (++index[axis] < shape[axis]) break;
+      from -= shape[axis] * strides[axis];
+      index[axis] = 0;
+    }
+  }
+  return out;
+}
+
 uint32_t little_endian(std::span<const std::byte> bytes) {
   uint32_t value = 0;
   for (size_t i = 0; i < bytes.size(); i++) value |= std::to_integer<uint32_t>(bytes[i]) << (8 * i);
@@ -185,7 +209,7 @@ bool looks_like_npy(std::span<const std::byte> bytes) {
          std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0;
 }
 
-TensorView parse_npy(std::span<const std::byte> bytes, const std::string& file) {
+NpyArray parse_npy(std::span<const std::byte> bytes, const std::string& file) {
   if (!looks_like_npy(bytes)) {
     fail(ErrorCode::kInvalidData, file, ": does not begin as an npy file does");
   }
@@ -212,10 +236,6 @@ TensorView parse_npy(std::span<const std::byte> bytes, const std::string& file) 
   HeaderParser header({reinterpret_cast<const char*>(bytes.data()) + start, length}, file);
   header.parse();
   const DType dtype = dtype_of(header.descr, file);
-  if (header.fortran_order) {
-    fail(ErrorCode::kUnsupported, file,
-         ": is in Fortran order; save it again with np.ascontiguousarray");
-  }
   int64_t expected = 0;
   try {
     expected = byte_count(dtype, header.shape);
@@ -231,7 +251,11 @@ TensorView parse_npy(std::span<const std::byte> bytes, const std::string& file) 
     fail(ErrorCode::kInvalidData, file, ": has ", found - expected,
          " bytes after the array; one array a file is expected");
   }
-  return {dtype, header.shape, bytes.data() + start + length};
+  const std::byte* data = bytes.data() + start + length;
+  if (!header.fortran_order) return {{dtype, header.shape, data}, nullptr};
+  auto storage =
+      std::make_shared<const std::vector<std::byte>>(in_c_order(data, header.shape, dtype));
+  return {{dtype, header.shape, storage->data()}, storage};
 }
 
 std::vector<std::byte> npy_bytes(std::span<const float> values, const Shape& shape, DType dtype) {

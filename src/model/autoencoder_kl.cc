@@ -80,10 +80,39 @@ struct AutoencoderKL::Impl {
     }
     return *latent_space;
   }
+  // `on_gpu(session)`, or `on_cpu()` where there is no GPU, or one that nobody asked for and whose
+  // memory does not suffice.
+  template <class OnGpu, class OnCpu>
+  auto where_it_fits(const RunOptions& options, const OnGpu& on_gpu, const OnCpu& on_cpu) const {
+    std::string reason;
+    const size_t layers = options.layers != nullptr ? options.layers->size() : 0;
+    if (const auto session = sessions.open(options, model.config, &reason)) {
+      try {
+        return on_gpu(*session);
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kOutOfMemory || !cpu_may_take(options)) throw;
+        if (options.layers != nullptr) options.layers->resize(layers);
+        reason = cat("the job takes more memory than the GPU has for it: ", error.what());
+      }
+    }
+    if (!reason.empty() && options.notice) options.notice(reason);
+    return on_cpu();
+  }
+  Tensor run(const Graph& graph, const Tensor& input, const RunOptions& options) const {
+    const auto on_gpu = [&](DeviceSession& session) {
+      const Extent out = graph.extent(graph.output());
+      Tensor output({input.dim(0), out.h, out.w, out.c});
+      run_on_device(session, graph, input, output.data(), DType::kF32, options);
+      return output;
+    };
+    const auto on_cpu = [&] { return Job(graph, model, input.dim(0), options).run(input); };
+    return where_it_fits(options, on_gpu, on_cpu);
+  }
   Plan plan(const Graph& graph, int64_t batch, const RunOptions& options) const {
-    const std::shared_ptr<DeviceSession> session = sessions.open(options, model.config);
-    return session ? plan_on_device(*session, graph, batch, options)
-                   : Job(graph, model, batch, options).plan();
+    return where_it_fits(
+        options,
+        [&](DeviceSession& session) { return plan_on_device(session, graph, batch, options); },
+        [&] { return Job(graph, model, batch, options).plan(); });
   }
   // Picture pixels per pixel of z.
   int64_t z_factor() const { return int64_t{1} << (model.config.block_out_channels.size() - 1); }
@@ -136,6 +165,7 @@ const AutoencoderKLConfig& AutoencoderKL::config() const { return impl_->model.c
 const Model& AutoencoderKL::model() const { return impl_->model; }
 bool AutoencoderKL::has_encoder() const { return impl_->encoder.has_value(); }
 bool AutoencoderKL::has_decoder() const { return impl_->decoder.has_value(); }
+bool AutoencoderKL::has_latent_space() const { return impl_->latent_space.has_value(); }
 int64_t AutoencoderKL::encoder_parameters() const { return impl_->encoder_parameters; }
 int64_t AutoencoderKL::decoder_parameters() const { return impl_->decoder_parameters; }
 
@@ -146,13 +176,7 @@ Tensor AutoencoderKL::decode(const Tensor& latents, const RunOptions& options) c
 Tensor AutoencoderKL::decode_z(const Tensor& z, const RunOptions& options) const {
   const Decoder& decoder = impl_->need_decoder();
   check_input(z.shape(), config().latent_channels, "z");
-  const Graph graph = decoder.graph(z.dim(1), z.dim(2));
-  const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config());
-  if (!session) return Job(graph, model(), z.dim(0), options).run(z);
-  const Extent out = graph.extent(graph.output());
-  Tensor image({z.dim(0), out.h, out.w, out.c});
-  run_on_device(*session, graph, z, image.data(), DType::kF32, options);
-  return image;
+  return impl_->run(decoder.graph(z.dim(1), z.dim(2)), z, options);
 }
 
 std::vector<uint8_t> AutoencoderKL::decode_bytes(const Tensor& latents,
@@ -164,19 +188,21 @@ std::vector<uint8_t> AutoencoderKL::decode_z_bytes(const Tensor& z,
                                                    const RunOptions& options) const {
   const Decoder& decoder = impl_->need_decoder();
   check_input(z.shape(), config().latent_channels, "z");
-  std::vector<uint8_t> bytes;
-  const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config());
-  if (!session) {
-    const Tensor image = decode_z(z, options);
-    bytes.resize(static_cast<size_t>(image.size()));
-    to_uint8(image.values(), bytes);
-    return bytes;
-  }
   const Graph graph = decoder.graph(z.dim(1), z.dim(2));
   const Extent out = graph.extent(graph.output());
-  bytes.resize(static_cast<size_t>(element_count({z.dim(0), out.h, out.w, out.c})));
-  run_on_device(*session, graph, z, bytes.data(), DType::kU8, options);
-  return bytes;
+  const auto size = static_cast<size_t>(element_count({z.dim(0), out.h, out.w, out.c}));
+  const auto on_gpu = [&](DeviceSession& session) {
+    std::vector<uint8_t> bytes(size);
+    run_on_device(session, graph, z, bytes.data(), DType::kU8, options);
+    return bytes;
+  };
+  const auto on_cpu = [&] {
+    const Tensor image = Job(graph, model(), z.dim(0), options).run(z);
+    std::vector<uint8_t> bytes(size);
+    to_uint8(image.values(), bytes);
+    return bytes;
+  };
+  return impl_->where_it_fits(options, on_gpu, on_cpu);
 }
 
 namespace {
@@ -229,7 +255,7 @@ void AutoencoderKL::decode_on_device(const DeviceView& latents, bool raw, const 
   call.output = array_of(image, true, "picture");
   call.map = &map;
   call.stream = stream;
-  call.memory = options.memory;
+  call.memory = memory_asked_for(options.memory);
   call.layers = options.layers;
   impl_->sessions.open(on_gpu(options), config())->run(call);
 }
@@ -248,15 +274,17 @@ void AutoencoderKL::encode_on_device(const DeviceView& image, const DeviceView& 
   call.input = array_of(image, true, "picture");
   call.output = array_of(moments, false, "moments");
   call.stream = stream;
-  call.memory = options.memory;
+  call.memory = memory_asked_for(options.memory);
   call.layers = options.layers;
   impl_->sessions.open(on_gpu(options), config())->run(call);
 }
 
 std::string AutoencoderKL::backend_name(const RunOptions& options) const {
   if (options.backend == Backend::kReference) return "reference";
-  const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config());
-  return session ? session->description() : "CPU";
+  std::string reason;
+  const auto session = impl_->sessions.open(options, config(), &reason);
+  if (session) return session->description();
+  return reason.empty() ? "CPU" : "CPU: " + reason;
 }
 
 void AutoencoderKL::check_sides(const Shape& picture) const {
@@ -271,15 +299,7 @@ Posterior AutoencoderKL::encode(const Tensor& image, const RunOptions& options) 
   const Encoder& encoder = impl_->need_encoder();
   check_input(image.shape(), config().in_channels, "picture");
   check_sides(image.shape());
-  const Graph graph = encoder.graph(image.dim(1), image.dim(2));
-  Tensor moments;
-  if (const std::shared_ptr<DeviceSession> session = impl_->sessions.open(options, config())) {
-    const Extent out = graph.extent(graph.output());
-    moments = Tensor({image.dim(0), out.h, out.w, out.c});
-    run_on_device(*session, graph, image, moments.data(), DType::kF32, options);
-  } else {
-    moments = Job(graph, model(), image.dim(0), options).run(image);
-  }
+  const Tensor moments = impl_->run(encoder.graph(image.dim(1), image.dim(2)), image, options);
   Posterior posterior;
   const int64_t channels = config().latent_channels, pixels = moments.size() / (2 * channels);
   const Shape shape = {moments.dim(0), moments.dim(1), moments.dim(2), channels};

@@ -1,6 +1,7 @@
 #include "model/job.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <limits>
 #include <optional>
@@ -23,6 +24,10 @@ namespace {
 // itself, in less memory.
 constexpr double kAloneFlop = 5e10;
 
+using Clock = std::chrono::steady_clock;
+// A plan is weighed in steps of microseconds; progress is to be called several times a second.
+constexpr std::chrono::milliseconds kPlanningTick{20};
+
 std::unique_ptr<Ops> make_ops(const RunOptions& options) {
   if (options.backend == Backend::kReference) return make_reference_ops(options.threads);
   const bool automatic = options.precision == Precision::kAuto;
@@ -30,6 +35,12 @@ std::unique_ptr<Ops> make_ops(const RunOptions& options) {
 }
 
 }  // namespace
+
+int64_t memory_asked_for(int64_t memory) {
+  if (memory > 0) return memory;
+  const char* wanted = std::getenv("CALOTYPE_MEMORY");
+  return wanted != nullptr && *wanted != '\0' ? parse_memory_size(wanted) : 0;
+}
 
 Job::Job(const Graph& graph, const Model& model, int64_t batch, const RunOptions& options)
     : graph_(lower(graph)),
@@ -61,13 +72,7 @@ int64_t Job::base_bytes() const {
                      checked_add(tensor(graph_.input()), tensor(graph_.output())));
 }
 
-int64_t Job::budget() const {
-  if (options_.memory > 0) return options_.memory;
-  const char* wanted = std::getenv("CALOTYPE_MEMORY");
-  if (wanted != nullptr && *wanted != '\0') return parse_memory_size(wanted);
-  // What other jobs have taken of it is not free any more, but theirs to share.
-  return MemoryLedger::shared().common_budget([] { return available_memory() / 4 * 3; });
-}
+int64_t Job::budget() const { return memory_budget(options_.memory); }
 
 PlanOptions Job::plan_options(int64_t budget) const {
   const std::string folder = scratch_folder(options_.scratch);
@@ -76,10 +81,18 @@ PlanOptions Job::plan_options(int64_t budget) const {
   plan.may_spill = !is_memory_backed(folder);
   plan.mapped_weights = model_.mapped;
   if (options_.backend == Backend::kReference) {
-    plan.speed.flop_per_second =
-        1e9 * ops_->threads();  // plain loops; to measure them takes seconds
+    // Plain loops; to measure them takes seconds.
+    plan.speed.flop_per_second = 1e9 * ops_->threads();
   } else {
     plan.speed = machine_speed(*ops_, folder);
+  }
+  if (options_.progress) {
+    plan.tick = [this, last = Clock::time_point()]() mutable {
+      if (Clock::now() - last < kPlanningTick) return;
+      last = Clock::now();
+      if (!options_.progress({done_, "planning"}))
+        fail(ErrorCode::kCancelled, "cancelled while the job was planned");
+    };
   }
   return plan;
 }
@@ -164,6 +177,7 @@ Tensor Job::run_groups(const Tensor& input, int64_t group, ExecutionPlan plan) {
   Tensor output({batch_, out.h, out.w, out.c});
   for (int64_t first = 0; first < batch_; first += group) {
     const int64_t pictures = std::min(group, batch_ - first);
+    done_ = static_cast<double>(first) / static_cast<double>(batch_);
     if (pictures != planned) plan = plan_group(pictures, reserved);  // the last, of fewer pictures
     planned = pictures;
     const int64_t in_size = in.h * in.w * in.c, out_size = out.h * out.w * out.c;
@@ -190,6 +204,13 @@ Tensor Job::run_groups(const Tensor& input, int64_t group, ExecutionPlan plan) {
     std::transform(wide_y.begin(), wide_y.end(), y, [](double v) { return static_cast<float>(v); });
   }
   return output;
+}
+
+int64_t memory_budget(int64_t memory) {
+  const int64_t wanted = memory_asked_for(memory);
+  if (wanted > 0) return wanted;
+  // What other jobs have taken of it is not free any more, but theirs to share.
+  return MemoryLedger::shared().common_budget([] { return available_memory() / 4 * 3; });
 }
 
 int64_t parse_memory_size(const std::string& text) {

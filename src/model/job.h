@@ -11,6 +11,9 @@
 
 namespace calotype {
 
+// RunOptions::memory, else CALOTYPE_MEMORY, else 0.
+int64_t memory_asked_for(int64_t memory);
+
 class Job {
  public:
   // `graph` as the network says it, of one picture's size.
@@ -38,6 +41,7 @@ class Job {
   const int64_t batch_;
   const RunOptions& options_;
   std::unique_ptr<Ops> ops_;
+  double done_ = 0;  // of the batch, while what is left of it is planned
 };
 
 }  // namespace calotype

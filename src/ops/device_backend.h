@@ -44,9 +44,20 @@ struct DeviceCall {
   // With both arrays on the device: the stream to work on. The call then returns before the work is
   // done. Null is the default stream. Arrays in host memory: the call waits.
   void* stream = nullptr;
-  int64_t memory = 0;  // bytes of device memory for the job, weights included; 0: no bound
+  // Bytes of device memory that the session may hold while this runs, weights included; 0: three
+  // quarters of what is free, counting what it holds already.
+  int64_t memory = 0;
   const ProgressCallback* progress = nullptr;
   std::vector<LayerReport>* layers = nullptr;  // measured one after the other
+};
+
+// What a call from and to host memory takes, known before it runs.
+struct DevicePlan {
+  int64_t peak_bytes = 0;  // of device memory: weights, activations, workspace, arrays on their way
+  int64_t minimum_bytes = 0;  // the smallest DeviceCall::memory that works
+  int64_t memory_bytes = 0;   // the bound that was planned for
+  double flop_executed = 0;
+  double seconds = 0;  // expected; 0 where that was never measured
 };
 
 // One model on one device in one precision: keeps its weights there, and the memory of the last
@@ -56,9 +67,8 @@ class DeviceSession {
   virtual ~DeviceSession() = default;
   virtual Precision precision() const = 0;
   virtual std::string description() const = 0;  // "NVIDIA H100 80GB HBM3 (sm_90a kernels, bf16)"
-  // Bytes of device memory that a call takes: weights, activations, workspace, arrays in host
-  // memory. Throws Error(kOutOfMemory) where `memory` is too small for any plan.
-  virtual int64_t planned_bytes(const Graph& graph, int64_t batch, int64_t memory) = 0;
+  // `memory` as in DeviceCall. Throws Error(kOutOfMemory) where it is too small for any plan.
+  virtual DevicePlan plan(const Graph& graph, int64_t batch, int64_t memory) = 0;
   virtual void run(const DeviceCall& call) = 0;
 };
 

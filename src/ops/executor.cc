@@ -191,7 +191,7 @@ class Execution {
                           Rowed(RowChunks(1, 1, bytes, plan_.chunk_bytes), plan_.chunk_bytes));
       }
       prepared_.at(index).materialize(1, memory_);
-      ops_.prepare(graph_, node(index), prepared_.at(index).data());
+      ops_.prepare(graph_, node(index), prepared_.at(index).data(), make_tick(index, 0));
     }
     if (options_.mapped_weights) {
       if (const auto* conv = std::get_if<ConvNode>(&node(index))) drop_pages(conv->conv.weight);

@@ -127,8 +127,9 @@ class Ops {
 
   // Weights as the kernels read them (transformed, repacked): a pass over a picture may be many
   // calls, but prepares once. Bytes that prepare() fills at `memory` (64-byte aligned); 0: none.
+  // Prepares call tick(0): no fraction of a picture is made.
   virtual int64_t prepared_bytes(const Graph&, const Node&) const { return 0; }
-  virtual void prepare(const Graph&, const Node&, void* /*memory*/) {}
+  virtual void prepare(const Graph&, const Node&, void* /*memory*/, const Tick&) {}
   // Memory for prepare() and for calls of up to `rows` rows of y.
   virtual WorkspaceBytes workspace(const Graph&, const Node&, int64_t /*batch*/,
                                    int64_t /*rows*/) const {

@@ -271,6 +271,7 @@ class Planner {
     result.passes = make_passes(graph_, choice.means);
     std::map<int, int64_t> kept;  // alive between passes
     for (const Pass& pass : result.passes) {
+      if (options_.tick) options_.tick();
       const PassCost& cost = this->cost(pass, choice);
       std::vector<bool> own = touched(pass);
       int64_t peak = cost.own_peak();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 namespace calotype {
 
 struct PlanOptions {
+  std::function<void()> tick;  // called now and then; throws to cancel
   int64_t memory =
       0;  // bytes for activations, workspace and the weights in use; 0: as much as is fastest
   bool may_spill = true;  // false where the scratch folder is memory itself

@@ -8,12 +8,16 @@
 
 #include "core/cat.h"
 #include "core/checked.h"
+#include "core/no_memory.h"
 
 namespace calotype {
 int64_t chunk_bytes_for(int64_t largest) {
   const auto wanted = static_cast<int64_t>(
       std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(largest / 256, 1))));
-  return std::clamp(wanted, int64_t{64} << 10, int64_t{16} << 20);
+  // Huge pages where the picture is so large that a few of them more do not matter: they save nine
+  // tenths of the time that the first touch of memory takes.
+  const int64_t least = largest >= 16 * kHugePage ? kHugePage : int64_t{64} << 10;
+  return std::clamp(wanted, least, int64_t{16} << 20);
 }
 
 RowChunks::RowChunks(int64_t batch, int64_t rows, int64_t row_bytes, int64_t chunk_bytes)
@@ -44,9 +48,7 @@ AddressRange::AddressRange(int64_t bytes, int64_t chunk_bytes)
   // Addresses cost nothing: memory comes with the first touch.
   void* base = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
-    fail(ErrorCode::kOutOfMemory, "there are no addresses for an activation of ", bytes, " bytes");
-  }
+  if (base == MAP_FAILED) fail_no_memory("the addresses of an activation of ", bytes, " bytes");
   base_ = static_cast<std::byte*>(base);
   const auto address = reinterpret_cast<uintptr_t>(base_);
   data_ = base_ + (kHugePage - static_cast<int64_t>(address % kHugePage)) % kHugePage;

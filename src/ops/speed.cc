@@ -64,8 +64,9 @@ class Probe {
 
   double prepared_per_second() {
     if (prepared_bytes_ == 0) return MachineSpeed().prepared_per_second;
-    ops_.prepare(graph_, node(), prepared_.data());  // its pages come
-    const double seconds = time([&] { ops_.prepare(graph_, node(), prepared_.data()); });
+    ops_.prepare(graph_, node(), prepared_.data(), [](double) {});  // its pages come
+    const double seconds =
+        time([&] { ops_.prepare(graph_, node(), prepared_.data(), [](double) {}); });
     return static_cast<double>(prepared_bytes_) / seconds;
   }
 

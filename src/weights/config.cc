@@ -1,5 +1,6 @@
 // AutoencoderKLConfig: reading, checking and printing a diffusers config.json.
 #include <cmath>
+#include <limits>
 
 #include "calotype/model_source.h"
 #include "core/cat.h"
@@ -81,7 +82,7 @@ class Fields {
       fail(ErrorCode::kInvalidData, where(key), " has ", json->size(), " entries");
     }
     values.clear();
-    for (const Json& item : *json) values.push_back(parse(item, cat("an entry of ", where(key))));
+    for (const Json& item : *json) values.push_back(parse(item, cat(where(key), ": an entry")));
   }
 
   const Json& object_;
@@ -141,14 +142,31 @@ void check_widths(const std::string& file, const char* field, const std::vector<
   }
 }
 
+// Pixels and latents are float32: what multiplies or divides them must be a normal number there,
+// or it becomes 0 or infinity.
+bool is_normal_float(double value) {
+  constexpr double kSmallest = std::numeric_limits<float>::min();
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  return std::abs(value) >= kSmallest && std::abs(value) <= kLargest;
+}
+
+void check_factor(const std::string& file, const char* field, double value) {
+  if (value <= 0 || !is_normal_float(value)) {
+    fail(ErrorCode::kInvalidData, file, ": the field ", field, " is ", value,
+         ", but it must be greater than 0 and a normal number of float32");
+  }
+}
+
+void check_offset(const std::string& file, const char* field, double value) {
+  if (value != 0 && !is_normal_float(value)) {
+    fail(ErrorCode::kInvalidData, file, ": the field ", field, " is ", value,
+         ", but it must be 0 or a normal number of float32");
+  }
+}
+
 void check_latent_statistics(const AutoencoderKLConfig& config, const std::string& file) {
-  if (!std::isfinite(config.scaling_factor) || config.scaling_factor <= 0) {
-    fail(ErrorCode::kInvalidData, file, ": the field scaling_factor is ", config.scaling_factor,
-         ", but it must be greater than 0");
-  }
-  if (config.shift_factor && !std::isfinite(*config.shift_factor)) {
-    fail(ErrorCode::kInvalidData, file, ": the field shift_factor is not finite");
-  }
+  check_factor(file, "scaling_factor", config.scaling_factor);
+  if (config.shift_factor) check_offset(file, "shift_factor", *config.shift_factor);
   if (config.latents_mean.size() != config.latents_std.size()) {
     fail(ErrorCode::kInvalidData, file, ": latents_mean has ", config.latents_mean.size(),
          " entries and latents_std ", config.latents_std.size(), "; they go together");
@@ -158,15 +176,8 @@ void check_latent_statistics(const AutoencoderKLConfig& config, const std::strin
     fail(ErrorCode::kInvalidData, file, ": latents_mean has ", config.latents_mean.size(),
          " entries, but there are ", channels, " latent channels");
   }
-  for (const double mean : config.latents_mean) {
-    if (!std::isfinite(mean)) fail(ErrorCode::kInvalidData, file, ": latents_mean is not finite");
-  }
-  for (const double deviation : config.latents_std) {
-    if (!std::isfinite(deviation) || deviation <= 0) {
-      fail(ErrorCode::kInvalidData, file, ": latents_std has the entry ", deviation,
-           ", but all must be greater than 0");
-    }
-  }
+  for (const double mean : config.latents_mean) check_offset(file, "latents_mean", mean);
+  for (const double deviation : config.latents_std) check_factor(file, "latents_std", deviation);
 }
 
 void check_patch(const AutoencoderKLConfig& config, const std::string& file) {
@@ -183,10 +194,7 @@ void check_patch(const AutoencoderKLConfig& config, const std::string& file) {
     fail(ErrorCode::kInvalidData, file, ": the field patch_size is ",
          shape_string(config.patch_size), ", but an AutoencoderKL has no patches");
   }
-  if (!std::isfinite(config.batch_norm_eps) || config.batch_norm_eps <= 0) {
-    fail(ErrorCode::kInvalidData, file, ": the field batch_norm_eps is ", config.batch_norm_eps,
-         ", but it must be greater than 0");
-  }
+  check_factor(file, "batch_norm_eps", config.batch_norm_eps);
 }
 
 }  // namespace

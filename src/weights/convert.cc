@@ -6,6 +6,7 @@
 #include "calotype/model_source.h"
 #include "core/cat.h"
 #include "core/file.h"
+#include "core/narrowing.h"
 #include "weights/gguf.h"
 #include "weights/names.h"
 #include "weights/ollama.h"
@@ -27,26 +28,36 @@ bool is_quantisable(const TensorView& view) {
   return element_count(view.shape) / view.shape[0] % kQ8Block == 0;
 }
 
+// FLUX.2's statistics are part of what defines the latents: rounded ones would be another space.
+bool defines_latent_space(const std::string& name) { return name.starts_with("bn."); }
+
 DType target_dtype(const std::string& name, const TensorView& view, const ConvertOptions& options) {
+  const bool gguf = options.format == ModelFormat::kGguf;
+  const auto is_held = [gguf](DType dtype) {
+    return gguf ? is_gguf_dtype(dtype) : dtype != DType::kQ8_0;
+  };
+  // F32 holds what F8 and Q8_0 do.
+  if (defines_latent_space(name)) return is_held(view.dtype) ? view.dtype : DType::kF32;
   DType dtype = options.dtype.value_or(view.dtype);
   if (options.dtype == DType::kQ8_0 && !is_quantisable(view)) {
     dtype = is_gguf_dtype(view.dtype) ? view.dtype : DType::kF32;
   }
-  const bool gguf = options.format == ModelFormat::kGguf;
-  if (gguf ? !is_gguf_dtype(dtype) : dtype == DType::kQ8_0) {
+  if (!is_held(dtype)) {
     fail(ErrorCode::kUnsupported, "the tensor \"", name, "\" has the dtype ", dtype_name(dtype),
          ", which ", gguf ? "GGUF" : "safetensors", " does not have; choose F32, F16 or BF16");
   }
   return dtype;
 }
 
-void write_converted(const TensorView& view, DType dtype, const ByteSink& sink) {
+void write_converted(const std::string& name, const TensorView& view, DType dtype,
+                     const ByteSink& sink) {
   std::vector<float> values;
   std::vector<std::byte> bytes;
   const int64_t count = view.size();
   for (int64_t first = 0; first < count; first += kPiece) {
     values.resize(static_cast<size_t>(std::min(kPiece, count - first)));
     copy_elements(view, first, values);
+    check_narrowing(values, dtype, cat("the tensor \"", name, "\""));
     bytes.resize(static_cast<size_t>(byte_count(dtype, {static_cast<int64_t>(values.size())})));
     convert_elements(values, dtype, bytes.data());
     sink(bytes);
@@ -85,11 +96,11 @@ std::vector<SafetensorsEntry> entries_of(const Model& model, const ConvertOption
     entry.name = options.original_keys ? original_name(name, levels, flux2) : name;
     entry.dtype = target_dtype(name, view, options);
     entry.shape = target_shape(name, view, options);
-    entry.write = [view = view, dtype = entry.dtype](const ByteSink& sink) {
+    entry.write = [name = name, view = view, dtype = entry.dtype](const ByteSink& sink) {
       if (dtype == view.dtype) {
         write_same(view, sink);
       } else {
-        write_converted(view, dtype, sink);
+        write_converted(name, view, dtype, sink);
       }
     };
     entries.push_back(std::move(entry));
@@ -102,12 +113,30 @@ std::vector<SafetensorsEntry> entries_of(const Model& model, const ConvertOption
   return entries;
 }
 
+// Weights of the model that was there before: diffusers would load shards rather than the new file.
+void remove_weights(const fs::path& folder, const std::string& but) {
+  for (const std::string& name : diffusers_weight_files(folder.string())) {
+    if (name == but) continue;
+    std::error_code error;
+    fs::remove(folder / name, error);
+    if (error) {
+      fail(ErrorCode::kIo, (folder / name).string(), ": is of the model that was here before, and ",
+           "cannot be removed: ", error.message());
+    }
+  }
+}
+
 void write_folder(const Model& model, const fs::path& folder, std::vector<SafetensorsEntry> entries,
                   bool overwrite, const std::function<void(int64_t, int64_t)>& progress) {
-  const fs::path config = folder / "config.json";
-  const fs::path weights = folder / "diffusion_pytorch_model.safetensors";
+  const std::string name = "diffusion_pytorch_model.safetensors";
+  const fs::path config = folder / "config.json", weights = folder / name, vae = folder / "vae";
   std::error_code error;
-  if (!overwrite && (fs::exists(config, error) || fs::exists(weights, error))) {
+  if (!diffusers_weight_files(vae.string()).empty()) {
+    fail(ErrorCode::kInvalidArgument, folder.string(), ": is the folder of a pipeline, whose ",
+         "autoencoder is read from ", vae.string(), "; write to that folder");
+  }
+  if (!overwrite &&
+      (fs::exists(config, error) || !diffusers_weight_files(folder.string()).empty())) {
     fail(ErrorCode::kIo, folder.string(), ": holds a model already; overwrite it with --force");
   }
   const bool is_new = fs::create_directory(folder, error);
@@ -122,6 +151,7 @@ void write_folder(const Model& model, const fs::path& folder, std::vector<Safete
     if (is_new) fs::remove_all(folder, error);
     throw;
   }
+  remove_weights(folder, name);
 }
 
 void check_dtype(const ConvertOptions& options) {

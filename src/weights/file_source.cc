@@ -5,6 +5,7 @@
 
 #include "core/cat.h"
 #include "core/file.h"
+#include "core/sha256.h"
 #include "weights/gguf.h"
 #include "weights/ollama.h"
 #include "weights/safetensors.h"
@@ -29,6 +30,21 @@ bool is_pickle(const std::string& path, std::span<const std::byte> bytes) {
   if (starts_with(bytes, {'P', 'K', 3, 4})) return true;
   return starts_with(bytes, {0x80, 2}) || starts_with(bytes, {0x80, 3}) ||
          starts_with(bytes, {0x80, 4}) || starts_with(bytes, {0x80, 5});
+}
+
+// The hub cache's files are links, those of weights to blobs that are named by their SHA-256.
+void check_hub_digest(const std::string& path, std::span<const std::byte> bytes) {
+  constexpr size_t kDigits = 64;
+  std::error_code ignored;
+  const std::string name = fs::canonical(path, ignored).filename().string();
+  if (name.size() != kDigits || name.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    return;
+  }
+  const std::string found = sha256_hex(bytes);
+  if (found != name) {
+    fail(ErrorCode::kInvalidData, path, ": has the digest sha256:", found, ", but is the blob ",
+         name, " of the cache; remove it and download it again");
+  }
 }
 
 // The weights of a diffusers folder, named by their own path, still have its config.json.
@@ -60,8 +76,9 @@ std::string read_text_file(const std::string& path) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-Source read_safetensors_source(const std::string& path) {
+Source read_safetensors_source(const std::string& path, const LoadOptions& options) {
   const auto mapped = MappedFile::open(path);
+  if (options.verify) check_hub_digest(path, mapped->bytes());
   SafetensorsFile file = parse_safetensors(mapped->bytes(), path);
   Source source;
   source.container = "safetensors";
@@ -76,8 +93,9 @@ Source read_safetensors_source(const std::string& path) {
   return source;
 }
 
-Source read_gguf_source(const std::string& path) {
+Source read_gguf_source(const std::string& path, const LoadOptions& options) {
   const auto mapped = MappedFile::open(path);
+  if (options.verify) check_hub_digest(path, mapped->bytes());
   GgufFile file = parse_gguf(mapped->bytes(), path);
   Source source;
   source.container = "gguf";
@@ -102,11 +120,14 @@ Source read_file_source(const std::string& path, const LoadOptions& options) {
   const auto mapped = MappedFile::open(path);
   const auto bytes = mapped->bytes();
   const std::string suffix = fs::path(path).extension().string();
-  if (looks_like_gguf(bytes)) return read_gguf_source(path);
-  if (looks_like_safetensors(bytes)) return with_config_beside(read_safetensors_source(path), path);
+  if (looks_like_gguf(bytes)) return read_gguf_source(path, options);
+  if (looks_like_safetensors(bytes)) {
+    return with_config_beside(read_safetensors_source(path, options), path);
+  }
   if (is_pickle(path, bytes)) refuse_pickle(path);
-  if (suffix == ".safetensors") return read_safetensors_source(path);  // says what is wrong with it
-  if (suffix == ".gguf") return read_gguf_source(path);
+  // These say what is wrong with the file.
+  if (suffix == ".safetensors") return read_safetensors_source(path, options);
+  if (suffix == ".gguf") return read_gguf_source(path, options);
   if (begins_with_brace(bytes)) return read_ollama_manifest(path, options);
   fail(ErrorCode::kInvalidData, path,
        ": is neither a safetensors nor a GGUF file, nor an Ollama manifest");

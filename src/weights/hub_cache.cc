@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxRef = 256;
 constexpr std::string_view kFolderPrefix = "models--";
-constexpr const char* kFluxFile = "ae.safetensors";
+constexpr const char* kFluxFile = "ae.safetensors";  // beside FLUX's transformer
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -46,6 +46,57 @@ std::string read_ref(const fs::path& path) {
   return is_plain(text) ? text : "";
 }
 
+// The snapshot of refs/main, then the others from the newest to the oldest.
+std::vector<fs::path> snapshots_of(const fs::path& folder) {
+  std::vector<std::pair<fs::file_time_type, fs::path>> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder / "snapshots", ignored)) {
+    if (entry.is_directory(ignored))
+      found.emplace_back(entry.last_write_time(ignored), entry.path());
+  }
+  const std::string ref = read_ref(folder / "refs" / "main");
+  std::ranges::sort(found, [&](const auto& a, const auto& b) {
+    const bool a_is_main = a.second.filename() == ref, b_is_main = b.second.filename() == ref;
+    return a_is_main != b_is_main ? a_is_main : a > b;
+  });
+  std::vector<fs::path> snapshots;
+  snapshots.reserve(found.size());
+  for (auto& [time, path] : found) snapshots.push_back(std::move(path));
+  return snapshots;
+}
+
+// Most models with one file at the root are language models. A file that cannot be read may hold an
+// autoencoder: reading it again says what is wrong with it.
+bool may_hold_vae(const std::string& file) {
+  try {
+    const Source source = read_safetensors_source(file, {});
+    for (const char* prefix : {"", "vae.", "first_stage_model."}) {
+      for (const char* half : {"encoder", "decoder"}) {
+        if (source.tensors.contains(cat(prefix, half, ".conv_in.weight"))) return true;
+      }
+    }
+    return false;
+  } catch (const Error&) {
+    return true;
+  }
+}
+
+// The files at the root of a snapshot that hold an autoencoder; ae.safetensors alone where it is.
+std::vector<std::string> root_files(const std::string& snapshot) {
+  std::error_code ignored;
+  const fs::path flux = fs::path(snapshot) / kFluxFile;
+  if (fs::is_regular_file(flux, ignored)) return {flux.string()};
+  std::vector<std::string> files;
+  for (const auto& entry : fs::directory_iterator(snapshot, ignored)) {
+    const fs::path& path = entry.path();
+    const bool is_shard = path.filename().string().find("-of-") != std::string::npos;
+    if (path.extension() != ".safetensors" || is_shard || !entry.is_regular_file(ignored)) continue;
+    if (may_hold_vae(path.string())) files.push_back(path.string());
+  }
+  std::ranges::sort(files);
+  return files;
+}
+
 }  // namespace
 
 std::string hub_cache_folder() {
@@ -68,37 +119,30 @@ std::optional<std::string> find_hub_snapshot(const std::string& repo) {
   const fs::path folder = fs::path(cache) / name;
   std::error_code ignored;
   if (!fs::is_directory(folder / "snapshots", ignored)) return std::nullopt;
-  if (const std::string ref = read_ref(folder / "refs" / "main"); !ref.empty()) {
-    const fs::path snapshot = folder / "snapshots" / ref;
-    if (fs::is_directory(snapshot, ignored)) return snapshot.string();
-  }
-  fs::path newest;
-  fs::file_time_type newest_time{};
-  for (const auto& entry : fs::directory_iterator(folder / "snapshots", ignored)) {
-    if (!entry.is_directory(ignored)) continue;
-    const fs::file_time_type time = entry.last_write_time(ignored);
-    if (newest.empty() || time > newest_time) {
-      newest = entry.path();
-      newest_time = time;
-    }
-  }
-  if (newest.empty()) return std::nullopt;
-  return newest.string();
+  const std::vector<fs::path> snapshots = snapshots_of(folder);
+  if (snapshots.empty()) return std::nullopt;
+  const auto with_vae = std::ranges::find_if(snapshots, snapshot_has_vae,
+                                             [](const fs::path& path) { return path.string(); });
+  return (with_vae == snapshots.end() ? snapshots.front() : *with_vae).string();
 }
 
 bool snapshot_has_vae(const std::string& snapshot) {
-  std::error_code ignored;
-  return has_diffusers_weights(snapshot) ||
-         fs::is_regular_file(fs::path(snapshot) / kFluxFile, ignored);
+  return has_diffusers_weights(snapshot) || !root_files(snapshot).empty();
 }
 
-Source read_hub_snapshot(const std::string& snapshot) {
-  const fs::path flux = fs::path(snapshot) / kFluxFile;
-  std::error_code ignored;
-  if (!has_diffusers_weights(snapshot) && fs::is_regular_file(flux, ignored)) {
-    return read_safetensors_source(flux.string());
+Source read_hub_snapshot(const std::string& snapshot, const LoadOptions& options) {
+  if (has_diffusers_weights(snapshot)) return read_diffusers_folder(snapshot, options);
+  const std::vector<std::string> files = root_files(snapshot);
+  if (files.empty()) return read_diffusers_folder(snapshot, options);  // says what it misses
+  if (files.size() > 1) {
+    std::string names;
+    for (const std::string& file : files) {
+      names += cat(names.empty() ? "" : ", ", fs::path(file).filename().string());
+    }
+    fail(ErrorCode::kInvalidData, snapshot, ": has several files with an autoencoder: ", names,
+         "; name one by its path");
   }
-  return read_diffusers_folder(snapshot);
+  return read_safetensors_source(files.front(), options);
 }
 
 std::vector<std::string> list_hub_repos() {

@@ -22,9 +22,9 @@ constexpr std::array kHints = {
     Hint{"double_blocks.", "flux"},
     Hint{"model.diffusion_model.cap_embedder.", "flux"},  // Z-Image, Lumina 2
     Hint{"conditioner.embedders.", "sdxl"},
-    Hint{"model.diffusion_model.label_emb.", "sdxl"},
     Hint{"cond_stage_model.model.", "sd2"},
     Hint{"cond_stage_model.transformer.", "sd1"},
+    Hint{"model.diffusion_model.label_emb.", "sdxl"},  // last: SD 2.1 unCLIP has it too
 };
 constexpr const char* kCrossAttention =
     "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight";
@@ -124,15 +124,19 @@ std::string family_of_channels(const Shapes& shapes, int64_t latent_channels) {
   return "";
 }
 
+void check_family_channels(const std::string& family, int64_t expected, int64_t found,
+                           const std::string& file) {
+  if (expected == found) return;
+  fail(ErrorCode::kInvalidArgument, file, ": is not of the family ", family, ", which has ",
+       expected, " latent channels: it has ", found);
+}
+
 // The config that tells what shapes do not: scaling, shift, class.
 AutoencoderKLConfig base_config(const Shapes& shapes, const Half& half, const std::string& family,
                                 const std::string& hint, const std::string& file) {
   if (!family.empty()) {
     AutoencoderKLConfig config = family_config(family);
-    if (config.latent_channels != half.latent_channels) {
-      fail(ErrorCode::kInvalidArgument, file, ": is not of the family ", family, ", which has ",
-           config.latent_channels, " latent channels: it has ", half.latent_channels);
-    }
+    check_family_channels(family, config.latent_channels, half.latent_channels, file);
     return config;
   }
   for (const std::string& each : {hint, family_of_channels(shapes, half.latent_channels)}) {
@@ -217,6 +221,27 @@ void apply_edm_statistics(const TensorMap& checkpoint, AutoencoderKLConfig& conf
   config.latents_std.resize(static_cast<size_t>(config.latent_channels));
   copy_elements(mean->second, 0, std::span<double>(config.latents_mean));
   copy_elements(deviation->second, 0, std::span<double>(config.latents_std));
+}
+
+void apply_family(const TensorMap& vae, const std::string& family, const std::string& file,
+                  AutoencoderKLConfig& config) {
+  const AutoencoderKLConfig chosen = family_config(family);
+  check_family_channels(family, chosen.latent_channels, config.latent_channels, file);
+  const auto statistics = vae.find("bn.running_mean");
+  if (chosen.is_flux2() && statistics != vae.end() &&
+      statistics->second.size() != chosen.channels()) {
+    fail(ErrorCode::kInvalidArgument, file, ": is not of the family ", family,
+         ", whose patches have ", chosen.channels(),
+         " channels: its tensor \"bn.running_mean\" has ", statistics->second.size());
+  }
+  config.class_name = chosen.class_name;
+  config.patch_size = chosen.patch_size;
+  config.scaling_factor = chosen.scaling_factor;
+  config.shift_factor = chosen.shift_factor;
+  config.latents_mean = chosen.latents_mean;
+  config.latents_std = chosen.latents_std;
+  // SD 1 and SD 2 differ in nothing else.
+  if (family_of(config) != family) config.sample_size = chosen.sample_size;
 }
 
 AutoencoderKLConfig infer_config(const TensorMap& vae, const std::string& family,

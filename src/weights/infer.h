@@ -18,6 +18,12 @@ std::string family_hint(const TensorMap& checkpoint);
 // as edm_mean and edm_std: puts them into `config`. Others stay as they are.
 void apply_edm_statistics(const TensorMap& checkpoint, AutoencoderKLConfig& config);
 
+// The latent space of a family over that of a config, which a conversion may have guessed wrong:
+// scaling, shift and statistics, and the class with its patches. Throws Error(kInvalidArgument)
+// where the tensors cannot be of the family.
+void apply_family(const TensorMap& vae, const std::string& family, const std::string& file,
+                  AutoencoderKLConfig& config);
+
 // `vae`: the autoencoder's tensors under diffusers names. `family` as the user chose it, or empty;
 // `hint` as family_hint gave it. Without either, 32 channels with batch norm are FLUX.2's, 16 are
 // FLUX.1's, 4 are SD 1's; other numbers get the defaults of diffusers' class. Throws

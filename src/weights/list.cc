@@ -53,7 +53,7 @@ void list_hub(std::vector<ModelEntry>& entries) {
     const std::optional<std::string> snapshot = find_hub_snapshot(repo);
     if (!snapshot || !snapshot_has_vae(*snapshot)) continue;
     ModelEntry entry{.name = repo, .container = "hub", .path = *snapshot};
-    describe(entry, [&] { return read_hub_snapshot(*snapshot); });
+    describe(entry, [&] { return read_hub_snapshot(*snapshot, {}); });
     entries.push_back(std::move(entry));
   }
 }

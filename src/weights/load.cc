@@ -78,6 +78,9 @@ Model make_model(Source source, const LoadOptions& options) {
   take_tensors(source, model);
   if (source.config) {
     model.config = AutoencoderKLConfig::from_json(*source.config, source.config_file);
+    if (!options.family.empty()) {
+      apply_family(model.tensors, options.family, source.file, model.config);
+    }
   } else {
     model.config_inferred = true;
     model.config =
@@ -128,16 +131,16 @@ bool looks_like_path(const std::string& name) {
 
 Source find_source(const std::string& name, const LoadOptions& options) {
   std::error_code ignored;
-  if (fs::is_directory(name, ignored)) return read_diffusers_folder(name);
+  if (fs::is_directory(name, ignored)) return read_diffusers_folder(name, options);
   if (fs::exists(name, ignored)) return read_file_source(name, options);
   if (looks_like_path(name)) not_found(name);
   const std::optional<std::string> snapshot = find_hub_snapshot(name);
-  if (snapshot && snapshot_has_vae(*snapshot)) return read_hub_snapshot(*snapshot);
+  if (snapshot && snapshot_has_vae(*snapshot)) return read_hub_snapshot(*snapshot, options);
   if (const auto ollama = OllamaName::parse(name); ollama && !ollama_store_folder().empty()) {
     const std::string manifest = ollama->manifest_path(ollama_store_folder());
     if (fs::is_regular_file(manifest, ignored)) return read_ollama_manifest(manifest, options);
   }
-  if (snapshot) return read_hub_snapshot(*snapshot);  // says what it misses
+  if (snapshot) return read_hub_snapshot(*snapshot, options);  // says what it misses
   not_found(name);
 }
 

@@ -48,8 +48,8 @@ Source read_ollama_manifest(const std::string& path, const LoadOptions& options)
 std::vector<OllamaName> list_ollama_models();
 
 // Lays out blobs and manifest as `ollama create` does: one blob a tensor, keyed "vae/NAME", and
-// vae/config.json. Blobs that are there already are kept. Throws Error(kInvalidArgument) where the
-// tag exists and `overwrite` is not set.
+// vae/config.json. Blobs that are there already and have their digest are kept. Throws
+// Error(kInvalidArgument) where the tag exists and `overwrite` is not set.
 void write_ollama_model(const OllamaName& name, const std::string& config,
                         const std::vector<SafetensorsEntry>& entries, bool overwrite,
                         const std::function<void(int64_t done, int64_t total)>& progress);

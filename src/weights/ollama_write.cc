@@ -1,4 +1,6 @@
 #include <filesystem>
+#include <utility>
+#include <vector>
 
 #include "core/cat.h"
 #include "core/file.h"
@@ -28,8 +30,37 @@ void make_folder(const fs::path& folder) {
   }
 }
 
+// A blob that was damaged may still have its size.
+bool is_whole(const fs::path& blob, int64_t size, const std::string& hex) {
+  std::error_code error;
+  if (!fs::is_regular_file(blob, error)) return false;
+  const auto mapped = MappedFile::open(blob.string());
+  return mapped->bytes().size() == static_cast<size_t>(size) && sha256_hex(mapped->bytes()) == hex;
+}
+
+// The folder of blobs, and those that are new: they go again where the model does not come about,
+// since no manifest would name them.
+class Blobs {
+ public:
+  explicit Blobs(fs::path folder) : folder_(std::move(folder)) {}
+  ~Blobs() {
+    std::error_code ignored;
+    for (const fs::path& path : added_) fs::remove(path, ignored);
+  }
+  Blobs(const Blobs&) = delete;
+  Blobs& operator=(const Blobs&) = delete;
+
+  fs::path operator/(const std::string& name) const { return folder_ / name; }
+  void add(const fs::path& path) { added_.push_back(path); }
+  void keep() { added_.clear(); }
+
+ private:
+  fs::path folder_;
+  std::vector<fs::path> added_;
+};
+
 // Names a blob by its content: the first pass hashes, the second writes what is not there yet.
-OllamaLayer write_blob(const fs::path& blobs, const char* media_type, const std::string& name,
+OllamaLayer write_blob(Blobs& blobs, const char* media_type, const std::string& name,
                        const Content& content) {
   OllamaLayer layer{media_type, "", name, 0};
   Sha256 hash;
@@ -40,15 +71,17 @@ OllamaLayer write_blob(const fs::path& blobs, const char* media_type, const std:
   const std::string hex = hash.hex();
   layer.digest = "sha256:" + hex;
   const fs::path path = blobs / ("sha256-" + hex);
-  std::error_code error;
-  if (fs::file_size(path, error) == static_cast<uint64_t>(layer.size) && !error) return layer;
+  if (is_whole(path, layer.size, hex)) return layer;
+  std::error_code ignored;
+  const bool is_new = !fs::exists(path, ignored);
   AtomicFile file(path.string());
   content([&](std::span<const std::byte> bytes) { file.write(bytes); });
   file.commit();
+  if (is_new) blobs.add(path);
   return layer;
 }
 
-OllamaLayer write_text(const fs::path& blobs, const char* media_type, const std::string& name,
+OllamaLayer write_text(Blobs& blobs, const char* media_type, const std::string& name,
                        const std::string& text) {
   return write_blob(blobs, media_type, name,
                     [&](const ByteSink& sink) { sink(std::as_bytes(std::span(text))); });
@@ -79,13 +112,14 @@ void write_ollama_model(const OllamaName& name, const std::string& config,
   if (store.empty()) {
     fail(ErrorCode::kNotFound, "there is no Ollama store: neither OLLAMA_MODELS nor HOME is set");
   }
-  const fs::path manifest = name.manifest_path(store), blobs = fs::path(store) / "blobs";
+  const fs::path manifest = name.manifest_path(store), folder = fs::path(store) / "blobs";
   if (std::error_code ignored; fs::exists(manifest, ignored) && !overwrite) {
     fail(ErrorCode::kIo, manifest.string(), ": the Ollama model ", name.short_form(),
          " exists already; overwrite it with --force");
   }
-  make_folder(blobs);
+  make_folder(folder);
   make_folder(manifest.parent_path());
+  Blobs blobs(folder);
   auto layers = nlohmann::ordered_json::array();
   int64_t total = 0, done = 0;
   for (const SafetensorsEntry& entry : entries) total += byte_count(entry.dtype, entry.shape);
@@ -109,6 +143,7 @@ void write_ollama_model(const OllamaName& name, const std::string& config,
                                        {"config", to_json(image_layer)},
                                        {"layers", layers}};
   write_file(manifest.string(), json.dump());  // last: it makes the model appear
+  blobs.keep();
 }
 
 }  // namespace calotype

@@ -63,8 +63,7 @@ const Json& member(const Json& object, const char* key, const std::string& where
 
 Shape read_shape(const Json& json, const std::string& where) {
   if (!json.is_array()) {
-    fail(ErrorCode::kInvalidData, "the shape of ", where, " should be an array, not ",
-         json_kind(json));
+    fail(ErrorCode::kInvalidData, where, "'s shape should be an array, not ", json_kind(json));
   }
   if (json.size() > kMaxRank) {
     fail(ErrorCode::kInvalidData, where, " has ", json.size(), " dimensions, more than the ",
@@ -72,7 +71,7 @@ Shape read_shape(const Json& json, const std::string& where) {
   }
   Shape shape;
   for (const Json& dim : json) {
-    shape.push_back(json_integer(dim, cat("a dimension of ", where)));
+    shape.push_back(json_integer(dim, cat(where, "'s shape: a dimension")));
     if (shape.back() < 0) {
       fail(ErrorCode::kInvalidData, where, " has the negative dimension ", shape.back());
     }
@@ -83,13 +82,12 @@ Shape read_shape(const Json& json, const std::string& where) {
 Extent read_offsets(const Json& json, const std::string& where, uint64_t available) {
   if (!json.is_array() || json.size() != 2 || !json[0].is_number_unsigned() ||
       !json[1].is_number_unsigned()) {
-    fail(ErrorCode::kInvalidData, "the data_offsets of ", where,
-         " should be two whole numbers, not ", json_kind(json));
+    fail(ErrorCode::kInvalidData, where, "'s data_offsets should be two whole numbers, not ",
+         json_kind(json));
   }
   const uint64_t begin = json[0].get<uint64_t>(), end = json[1].get<uint64_t>();
   if (begin > end) {
-    fail(ErrorCode::kInvalidData, "the data_offsets of ", where, " are reversed: ", begin, ", ",
-         end);
+    fail(ErrorCode::kInvalidData, where, "'s data_offsets are reversed: ", begin, ", ", end);
   }
   if (end > available) {
     fail(ErrorCode::kInvalidData, where, " ends at byte ", end, " of the data, which has only ",

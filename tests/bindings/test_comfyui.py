@@ -212,3 +212,60 @@ def test_the_loader_offers_the_files_of_comfyui(nodes, monkeypatch, tmp_path):
     assert not any("old.ckpt" in name for name in offered)
     vae = execute(nodes, "CalotypeVAELoader", model="vae/mini.safetensors")
     assert vae.latent_channels == 16
+
+
+# What comfy.sd.VAE has, of ComfyUI's main branch in November 2026, and what its nodes and those of
+# others use of it. Left out: what is of audio and video alone (decode_tiled_1d, decode_tiled_3d, …).
+COMFYUI_METHODS = """
+    decode decode_tiled decode_tiled_ encode encode_tiled encode_tiled_ get_sd is_dynamic
+    memory_used_decode memory_used_encode model_size process_input process_output
+    spacial_compression_decode spacial_compression_encode temporal_compression_decode
+    throw_exception_if_invalid vae_encode_crop_pixels vae_output_dtype
+""".split()
+COMFYUI_ATTRIBUTES = """
+    crop_input device disable_offload downscale_index_formula downscale_ratio extra_1d_channel
+    first_stage_model latent_channels latent_dim not_video output_channels output_device patcher size
+    upscale_index_formula upscale_ratio vae_dtype working_dtypes
+""".split()
+
+
+def test_the_object_has_what_a_vae_of_comfyui_has(nodes, photo, monkeypatch):
+    made = []
+    patcher = types.ModuleType("comfy.model_patcher")
+    patcher.ModelPatcher = lambda model, **options: made.append(model) or model
+    comfy = types.ModuleType("comfy")
+    comfy.model_patcher = patcher
+    monkeypatch.setitem(sys.modules, "comfy", comfy)
+    monkeypatch.setitem(sys.modules, "comfy.model_patcher", patcher)
+    vae = execute(nodes, "CalotypeVAELoader", model="embedded")
+    for name in COMFYUI_METHODS:
+        assert callable(getattr(vae, name)), name
+    for name in COMFYUI_ATTRIBUTES:
+        assert hasattr(vae, name), name
+    assert isinstance(made[0], torch.nn.Module) and not list(made[0].parameters())
+
+    pixels = torch.from_numpy(np.asarray(photo, dtype=np.float32) / 255)[None, :64, :48]
+    samples = vae.encode(pixels)
+    image = vae.decode(samples)
+    network = vae.first_stage_model
+    z = network.encode(vae.process_input(pixels.movedim(-1, 1)))
+    torch.testing.assert_close(z, samples, rtol=0, atol=1e-5)
+    signed = network.decode(samples.half())
+    assert signed.dtype == torch.float16
+    found = vae.process_output(network.decode(samples)).movedim(1, -1)
+    torch.testing.assert_close(found, image, rtol=0, atol=1e-6)
+    assert torch.equal(vae.decode_tiled_(samples, tile_x=64, overlap=8).movedim(1, -1), image)
+    assert torch.equal(vae.encode_tiled_(pixels.movedim(-1, 1)), samples)
+    assert vae.memory_used_decode(samples.shape, torch.float32) > image.numel() * 4
+    assert vae.memory_used_encode((1, 3, 64, 48), torch.float32) > image.numel() * 4
+
+
+def test_saved_weights_make_the_same_model(nodes, tmp_path):
+    """What the node VAESave does."""
+    vae = execute(nodes, "CalotypeVAELoader", model="embedded")
+    safetensors.torch.save_file(vae.get_sd(), tmp_path / "saved.safetensors")
+    assert vae.model_size() == sum(t.nbytes for t in vae.get_sd().values())
+    again = calotype.AutoencoderKL.from_pretrained(tmp_path / "saved.safetensors")
+    z = np.random.default_rng(0).standard_normal((1, 16, 4, 4), dtype=np.float32)
+    found = again.decode(z, unscaled=True, output="np")
+    np.testing.assert_array_equal(found, vae.vae.decode(z, unscaled=True, output="np"))

@@ -1,6 +1,8 @@
 """calotype.diffusers in the place of diffusers' own autoencoders."""
 
 import copy
+import json
+import pathlib
 import warnings
 
 import calotype
@@ -8,6 +10,7 @@ import diffusers
 import numpy as np
 import pipelines
 import pytest
+import safetensors.torch
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.autoencoders import vae as diffusers_vae
@@ -63,6 +66,99 @@ def test_a_flux2_vae_loaded_from_a_folder_has_its_batch_norm(tmp_path):
     np.testing.assert_allclose(run(pipe, call), expected, rtol=0, atol=1e-4)
     with pytest.raises(calotype.Error, match="AutoencoderKLFlux2"):
         drop_in.AutoencoderKL.from_pretrained(tmp_path)
+
+
+def test_a_saved_pipeline_loads_with_our_vae_and_saves_it(tmp_path, forbid_diffusers_network):
+    pipe, call = pipelines.z_image()
+    expected = run(pipe, call)
+    pipe.save_pretrained(tmp_path / "theirs")
+    ours = drop_in.AutoencoderKL.from_pretrained(tmp_path / "theirs", subfolder="vae")
+    assert isinstance(ours, diffusers.ModelMixin) and isinstance(ours, diffusers.ConfigMixin)
+    # Parts that a pipeline does not have must be named.
+    absent = {"text_encoder": None, "tokenizer": None}
+    loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "theirs", vae=ours, **absent)
+    assert loaded.vae is ours
+    loaded.save_pretrained(tmp_path / "again")
+    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert index["vae"] == ["diffusers", "AutoencoderKL"], "a folder that needs Calotype to load"
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again", **absent)
+    assert type(again.vae) is diffusers.AutoencoderKL
+    np.testing.assert_allclose(run(again, call), expected, rtol=0, atol=1e-6)
+    forbid_diffusers_network()
+    np.testing.assert_allclose(run(loaded, call), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [pipelines.sd_text2img, pipelines.flux2], ids=lambda m: m.__name__)
+def test_what_is_saved_is_what_diffusers_saves(make, tmp_path):
+    pipe, _ = make()
+    theirs = pipe.vae
+    ours = drop_in.replace_vae(pipe).vae
+    ours.save_pretrained(tmp_path)
+    loaded, info = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert set(ours.state_dict()) == set(theirs.state_dict())
+    plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
+    for key, value in theirs.config.items():
+        assert key.startswith("_") or plain(loaded.config[key]) == plain(value), key
+    assert ours.num_parameters() == theirs.num_parameters()
+    assert ours.num_parameters(only_trainable=True) == 0
+    weights = sum(t.numel() * t.element_size() for t in theirs.state_dict().values() if t.is_floating_point())
+    assert ours.get_memory_footprint() == weights
+    half = copy.deepcopy(ours).half()
+    half.save_pretrained(tmp_path / "half", variant="fp16")
+    files = list((tmp_path / "half").glob("*.fp16.safetensors"))
+    assert [t.dtype for t in safetensors.torch.load_file(files[0]).values() if t.is_floating_point()][0] == torch.float16
+    with pytest.raises(calotype.UnsupportedError, match="cannot be replaced"):
+        ours.load_state_dict({})
+    with pytest.raises(calotype.UnsupportedError, match="no weights"):
+        type(ours).from_config(ours.config)
+
+
+def test_the_usual_keywords_of_diffusers_are_taken(tmp_path):
+    pipelines.sd_text2img()[0].vae.save_pretrained(tmp_path / "vae")
+    ours = drop_in.AutoencoderKL.from_pretrained(
+        tmp_path, subfolder="vae", cache_dir=tmp_path / "cache", force_download=False, proxies=None,
+        output_loading_info=False, local_files_only=None, revision=None, token=None, mirror="",
+        device_map=None, max_memory=None, offload_folder=None, offload_state_dict=None,
+        low_cpu_mem_usage=True, variant=None, use_safetensors=True, quantization_config=None,
+        disable_mmap=False, ignore_mismatched_sizes=False, dtype=torch.float16, threads=1,
+    )  # fmt: skip
+    assert ours.dtype == torch.float16 and ours.job == {"threads": 1}
+    for device_map in ("auto", "cpu", {"": torch.device("cpu")}):
+        found = drop_in.AutoencoderKL.from_pretrained(tmp_path, device_map=device_map)
+        assert found.device.type == "cpu"
+    with pytest.raises(calotype.UnsupportedError, match="quantization_config"):
+        drop_in.AutoencoderKL.from_pretrained(tmp_path, quantization_config={"load_in_8bit": True})
+    with pytest.raises(TypeError, match="tiles"):
+        drop_in.AutoencoderKL.from_pretrained(tmp_path, tiles=4)
+
+
+def test_a_single_file_is_scaled_as_its_config_says(tmp_path):
+    mini = pathlib.Path(__file__).parents[2] / "models" / "mini"
+    file = tmp_path / "model.safetensors"
+    file.symlink_to(mini / "diffusion_pytorch_model.safetensors")
+    load = drop_in.AutoencoderKL.from_single_file
+    assert load(file).config.scaling_factor == pytest.approx(0.3611), "what 16 channels are taken for"
+    assert load(file, family="sd3").config.scaling_factor == pytest.approx(1.5305)
+    whole = calotype.AutoencoderKL.from_pretrained(mini)
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "vae").symlink_to(mini)
+    for config in (mini, str(mini / "config.json"), tmp_path / "repo", whole.config):
+        ours = load(file, config=config, cache_dir=None, local_files_only=True, device="cpu")
+        assert ours.config.scaling_factor == whole.scaling_factor
+        assert ours.config.shift_factor == whole.shift_factor
+    original = tmp_path / "v1.yaml"
+    original.write_text("model:\n  params:\n    scale_factor: 0.25\n")
+    ours = load(file, original_config=original, torch_dtype=torch.float16)
+    assert ours.config.scaling_factor == 0.25 and ours.dtype == torch.float16
+    with pytest.raises(calotype.NotFoundError, match="nothing is downloaded"):
+        load(file, original_config="https://example.org/v1.yaml")
+    z = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(1))
+    expected = whole.decode(z, unscaled=True, output="pt", clamp=False)
+    for source in (file, safetensors.torch.load_file(file)):
+        torch.testing.assert_close(load(source).decode(z).sample, expected, rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +306,7 @@ def test_replacing_twice_changes_nothing_more(pair):
     assert drop_in.replace_vae(Pipe()).vae is ours
 
 
-def test_a_pipeline_moves_and_offloads_with_our_vae():
+def test_a_pipeline_is_converted_and_sliced_with_our_vae():
     pipe, call = pipelines.sd_text2img()
     expected = run(pipe, call)
     drop_in.replace_vae(pipe)
@@ -219,6 +315,19 @@ def test_a_pipeline_moves_and_offloads_with_our_vae():
         pipe.vae.enable_tiling()
     pipe.vae.enable_slicing()
     np.testing.assert_allclose(run(pipe, call), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [pipelines.sd_img2img, pipelines.flux2], ids=lambda m: m.__name__)
+def test_a_pipeline_offloads_with_our_vae(make, forbid_diffusers_network):
+    """accelerate's hooks, with the CPU in the place of the GPU that parts are moved to."""
+    pipe, call = make()
+    expected = run(pipe, call)
+    forbid_diffusers_network()
+    drop_in.replace_vae(pipe)
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert hasattr(pipe.vae, "_hf_hook")
+    for _ in range(2):
+        np.testing.assert_allclose(run(pipe, call), expected, rtol=0, atol=1e-4)
 
 
 def test_progress_of_a_pipeline_cancels_its_decode():

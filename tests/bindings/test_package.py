@@ -1,8 +1,10 @@
 """The package as it is installed: imports, types, the program, the wheel."""
 
 import inspect
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -43,6 +45,16 @@ def test_the_package_carries_what_it_links():
         found = subprocess.run(["ldd", linked], capture_output=True, text=True, env=clean, check=True)
         line = next(l for l in found.stdout.splitlines() if "libcalotype" in l)
         assert pathlib.Path(line.split("=>")[1].split()[0]).resolve() == libraries[0].resolve()
+
+
+def test_no_folder_of_the_build_is_looked_into():
+    """A wheel is built in a temporary folder; on another machine anyone may make one of that name."""
+    binaries = [*PACKAGE.glob("*.so*"), PACKAGE / "bin" / "calotype"]
+    assert len(binaries) == 3
+    for binary in binaries:
+        found = re.findall(rb"[\x20-\x7e]*(?<!/var)/tmp/[\x20-\x7e]*", binary.read_bytes())
+        assert not found, f"{binary.name}: {found}"
+        assert os.fsencode(ROOT) not in binary.read_bytes()
 
 
 def test_the_stub_names_what_the_module_has():
@@ -91,26 +103,28 @@ def test_python_decodes_what_the_program_decodes(program, tmp_path):
     np.testing.assert_array_equal(vae.decode(latents, output="np", clamp=False), np.load(out))
 
 
-def test_python_adds_less_than_3_percent_to_a_decode(program, tmp_path):
-    """512x512, against the time that the program itself reports for the same work."""
-    import json
-
+def test_python_adds_less_than_3_percent_to_a_decode(program):
+    """512x512, against the program's own benchmark of decoding alone: no file is written."""
     latents = np.random.default_rng(0).standard_normal((1, 16, 64, 64), dtype=np.float32)
-    np.save(tmp_path / "latents.npy", latents)
     vae = calotype.AutoencoderKL.from_pretrained()
     ours, theirs = [], []
-    for _ in range(7):  # taken in turns, so that both see the same machine
-        start = time.perf_counter()
-        vae.decode(latents, output="np")
-        ours.append(time.perf_counter() - start)
+    for turn in range(16):  # in turns, so that both see the same machine
+        for _ in range(3):
+            start = time.perf_counter()
+            vae.decode(latents, output="np")
+            ours.append(time.perf_counter() - start)
         report = subprocess.run(
-            [program, "decode", "--json", tmp_path / "latents.npy", "-o", tmp_path / "image.npy"],
+            [program, "bench", "decode", "--quiet", "--json", "--size", "512x512", "--runs", "3"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        theirs.append(json.loads(report.stdout)["results"][0]["seconds"])
+        theirs += json.loads(report.stdout)["runs_s"]
+        # The least of many is what each takes where nothing else runs; a busy machine takes longer
+        # to show it.
+        within = min(ours) < max(1.03 * min(theirs), min(theirs) + 0.002)
+        if turn >= 3 and within:
+            break
     print(f"Python {1000 * min(ours):.1f} ms, the program {1000 * min(theirs):.1f} ms")
-    # The program's time has the writing of the file in it, ours the conversion to [0, 1].
-    assert min(ours) < max(1.03 * min(theirs), min(theirs) + 0.002)
+    assert within
 
 
 @pytest.mark.parametrize("example", ["roundtrip"])

@@ -20,6 +20,8 @@ class Program:
         self.started = []
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "OLLAMA_", "CALOTYPE_"))}
         self.environment["HOME"] = str(folder / "home")
+        # Of the address sanitizer: it reserves terabytes of address space, so that no limit fits.
+        self.sanitized = b"__asan_init" in Path(path).read_bytes()
 
     def __call__(self, *args, code=0, text=True, env=None, timeout=300, **more):
         run = subprocess.run(
@@ -29,7 +31,7 @@ class Program:
             capture_output=True,
             text=text,
             timeout=timeout,
-            **({"stdin": subprocess.DEVNULL} if "input" not in more else {}),
+            **({} if {"input", "stdin"} & more.keys() else {"stdin": subprocess.DEVNULL}),
             **more,
         )
         assert run.returncode == code, f"{args}: exit code {run.returncode}, not {code}\n{run.stdout}\n{run.stderr}"

@@ -1,4 +1,6 @@
 import json
+import resource
+import signal
 
 import pytest
 from safetensors import safe_open
@@ -38,6 +40,22 @@ def test_every_container_gives_the_same_pictures(calotype, store, latents, targe
     assert (calotype.folder / "a.npy").read_bytes() == (calotype.folder / "b.npy").read_bytes()
 
 
+def test_a_full_disk_leaves_no_blobs_that_are_new(calotype, store):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    blobs = store / "blobs"
+    line = calotype.error("convert", "--ollama", "test-vae", code=1, preexec_fn=limit)
+    assert "too large" in line.lower() and list(blobs.iterdir()) == []
+    calotype("convert", "--ollama", "first", "-q")
+    before = sorted(blobs.iterdir())
+    largest = max(before, key=lambda blob: blob.stat().st_size)
+    largest.unlink()
+    calotype.error("convert", "--ollama", "second", code=1, preexec_fn=limit)
+    assert sorted(blobs.iterdir()) == [blob for blob in before if blob != largest]
+
+
 def test_names_of_the_tensors(calotype):
     names = {}
     for keys in ("diffusers", "original"):
@@ -66,6 +84,20 @@ def test_existing_folders_and_names_are_kept_without_force(calotype, store):
         calotype("convert", *args)
         calotype.error("convert", *args, code=1)
         calotype("convert", *args, "--force")
+
+
+@pytest.mark.parametrize("name", ["own.safetensors", "own.gguf", "own/"])
+def test_a_model_is_not_written_over_itself_without_force(calotype, name):
+    calotype("convert", "-o", name)
+    target = name + ("diffusion_pytorch_model.safetensors" if name == "own/" else "")
+    before = (calotype.folder / target).read_bytes()
+    (calotype.folder / "link").symlink_to(calotype.folder / name)
+    for model in (name, "link", target):
+        line = calotype.error("convert", "--model", model, "-o", target, "--dtype", "f32", code=2)
+        assert "is the input itself" in line and "--force" in line
+        assert (calotype.folder / target).read_bytes() == before
+    calotype("convert", "--model", name, "-o", target, "--dtype", "f32", "--force")
+    assert calotype.json("info", "--model", name)["dtype"] == "F32"
 
 
 def test_one_file_that_is_named_is_overwritten(calotype):

@@ -65,6 +65,20 @@ def test_the_way_in_does_not_matter(calotype, latents):
         assert numpy.abs(pixels(calotype, "b.png").astype(int) - pixels(calotype, "a.png")).max() <= 1
 
 
+def test_arrays_in_fortran_order_are_read(calotype, latents):
+    values = latents(height=4, width=6)
+    numpy.save(calotype.folder / "fortran.npy", numpy.asfortranarray(values))
+    assert b"'fortran_order': True" in (calotype.folder / "fortran.npy").read_bytes()
+    for name in ("latents", "fortran"):
+        calotype("decode", f"{name}.npy", "-o", f"{name}.png")
+    assert (calotype.folder / "latents.png").read_bytes() == (calotype.folder / "fortran.png").read_bytes()
+    image = numpy.linspace(-1, 1, 48 * 64 * 3, dtype=numpy.float32).reshape(48, 64, 3)
+    for name, order in (("c", image), ("f", numpy.asfortranarray(image))):
+        numpy.save(calotype.folder / f"{name}.npy", order)
+        calotype("encode", f"{name}.npy", "-o", f"{name}.safetensors")
+    assert (calotype.folder / "c.safetensors").read_bytes() == (calotype.folder / "f.safetensors").read_bytes()
+
+
 def test_moments_decode_to_the_mode(calotype, picture):
     picture()
     calotype("encode", "photo.png", "-o", "moments.safetensors", "--moments")
@@ -82,6 +96,17 @@ def test_packed_tokens_need_the_size_of_the_picture(calotype, latents):
     calotype("decode", "packed.npy", "-o", "b.png", "--size", "48x32")
     calotype("decode", "latents.npy", "-o", "a.png")
     assert (calotype.folder / "b.png").read_bytes() == (calotype.folder / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize("size, wanted", [("61x45", (48, 32)), ("50x47", (48, 32)), ("33x17", (33, 17)), ("47x32", (47, 32))])
+def test_the_picture_of_packed_tokens_is_that_of_their_grid(calotype, latents, size, wanted):
+    packed = latents(height=4, width=6).reshape(1, 16, 2, 2, 3, 2).transpose(0, 2, 4, 1, 3, 5).reshape(1, 6, 64)
+    numpy.save(calotype.folder / "packed.npy", packed)
+    calotype("decode", "latents.npy", "-o", "whole.png")
+    calotype("decode", "packed.npy", "-o", "part.png", "--size", size)
+    part = pixels(calotype, "part.png")
+    assert part.shape[1::-1] == wanted
+    assert numpy.array_equal(part, pixels(calotype, "whole.png")[: wanted[1], : wanted[0]])
 
 
 def test_size_crops_to_the_top_left(calotype, latents):
@@ -134,6 +159,15 @@ def test_pipes(calotype, picture):
     assert json.loads(decoded.stderr)["results"][0]["outputs"] == ["-"]
 
 
+def test_standard_error_holds_json_or_a_sentence(calotype, latents):
+    latents(height=16, width=16)
+    run = calotype("decode", "latents.npy", "-o", "-", "--json", "--backend", "reference", "--threads", 1, text=False)
+    assert json.loads(run.stderr)["results"][0]["outputs"] == ["-"]
+    (calotype.folder / "bad.npy").write_bytes(b"no latents")
+    assert "bad.npy" in calotype.error("decode", "bad.npy", "-o", "-", "--json", code=1)
+    assert "memory" in calotype.error("decode", "latents.npy", "-o", "-", "--json", "--memory", "1M", code=1)
+
+
 def test_the_memory_that_is_allowed_does_not_change_a_byte(calotype, latents):
     latents(height=40, width=40)
     minimum = calotype.json("info", "--size", "320x320")["minimum_bytes"]
@@ -183,6 +217,13 @@ def test_latents_that_cannot_be_are_refused(calotype, values, words):
     for word in words:
         assert word.lower() in line.lower()
     assert calotype.files() == ["bad.npy"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WebP", "GIF", "BMP"])
+def test_pictures_are_no_latents(calotype, kind):
+    Image.new("RGB", (8, 8)).save(calotype.folder / "picture", kind)
+    line = calotype.error("decode", "picture", "-o", "a.png", code=1)
+    assert f"picture: is a {kind} picture; latents are expected" in line
 
 
 def test_a_truncated_file_is_refused(calotype, latents):

@@ -161,5 +161,5 @@ def test_threads_and_backends_agree(calotype, picture):
 
 @pytest.mark.parametrize("suffix", ["png", "txt", ""])
 def test_unknown_suffixes_of_latents_are_refused_before_any_work(calotype, picture, suffix):
-    line = calotype.error("encode", picture(), "-o", f"out.{suffix}".rstrip("."), code=1)
+    line = calotype.error("encode", picture(), "-o", f"out.{suffix}".rstrip("."), code=2)
     assert "safetensors" in line

@@ -44,6 +44,20 @@ def test_a_family_without_a_model_is_planned_without_weights(calotype):
     assert info["latent_space"] is None
 
 
+def test_a_family_decides_over_the_config(calotype):
+    calotype("convert", "-o", "own.safetensors")
+    own, sd3 = (calotype.json("info", "--model", "own.safetensors", *args) for args in ([], ["--family", "sd3"]))
+    assert own["family"] == "custom" and not own["family_given"]
+    assert sd3["family"] == "sd3" and sd3["family_given"] and not sd3["config_inferred"]
+    assert (sd3["config"]["scaling_factor"], sd3["config"]["shift_factor"]) == (1.5305, 0.0609)
+    assert sd3["latent_space"] != own["latent_space"]
+    assert "as --family says" in calotype("info", "--model", "own.safetensors", "--family", "sd3").stdout
+    calotype("convert", "--model", "own.safetensors", "--family", "sd3", "-o", "sd3.gguf")
+    assert calotype.json("info", "--model", "sd3.gguf")["latent_space"] == sd3["latent_space"]
+    line = calotype.error("info", "--model", "own.safetensors", "--family", "sdxl", code=2)
+    assert "own.safetensors: is not of the family sdxl" in line
+
+
 def test_every_family_can_be_planned(calotype):
     for family in ("flux", "sd1", "sd2", "sdxl", "sd3", "flux2"):
         info = calotype.json("info", "--family", family, "--size", "512x512")

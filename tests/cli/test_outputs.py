@@ -1,10 +1,12 @@
-"""Outputs that cannot be written: one sentence, and no partial file."""
+"""Outputs that cannot be written, or must not: one sentence, and no partial file."""
 
+import json
 import resource
 import signal
 
 import numpy
 import pytest
+from PIL import Image
 
 
 def limit_file_size(count):
@@ -122,6 +124,119 @@ def test_an_input_is_not_replaced_by_its_result(calotype, picture):
         calotype.error("roundtrip", "a.png", "-o", output, code=2)
     assert (calotype.folder / "a.png").read_bytes() == before
     calotype("roundtrip", "a.png", "-o", "a.png", "--force")
+
+
+def test_results_do_not_replace_one_another(calotype, picture):
+    picture("a.png", 16, 16), picture("a-compare.png", 16, 16)
+    (calotype.folder / "out").mkdir()
+    (calotype.folder / "link.png").symlink_to("x.png")
+    (calotype.folder / "alias").symlink_to("out")
+    before = calotype.files()
+    for args in (
+        ["a.png", "-o", "x.png", "--compare", "./x.png"],
+        ["a.png", "-o", "x.png", "--compare", "out/../x.png"],
+        ["a.png", "-o", "x.png", "--compare", "link.png"],
+        ["a.png", "-o", "link.png", "--compare", "x.png"],
+        ["a.png", "-o", "out/x.png", "--compare", "alias/x.png"],
+        ["a.png", "a-compare.png", "-o", "out/", "--compare", "out/"],
+        ["a.png", "a-compare.png", "-o", "out/", "--compare", "alias/"],
+    ):
+        calotype.error("roundtrip", *args, code=2)
+        assert calotype.files() == before
+
+
+def test_a_result_does_not_replace_another_input(calotype, picture):
+    (calotype.folder / "x").mkdir()
+    picture("x/a.png", 16, 16), picture("b.png", 16, 16), picture("b-compare.png", 16, 16)
+    before = {f: (calotype.folder / f).read_bytes() for f in calotype.files()}
+    line = calotype.error("roundtrip", "b.png", "b-compare.png", "--compare", ".", "--force", code=2)
+    assert "b-compare.png" in line
+    assert before == {f: (calotype.folder / f).read_bytes() for f in calotype.files()}
+
+
+@pytest.mark.parametrize("order", [["b.npy", "b-0001.npy"], ["b-0001.npy", "b.npy"]])
+def test_pictures_of_a_batch_do_not_replace_other_results(calotype, latents, order):
+    latents("b.npy", batch=2, height=1, width=1), latents("b-0001.npy", height=2, width=2)
+    (calotype.folder / "out").mkdir()
+    run = calotype("decode", *order, "-o", "out/", "--force", "--json", code=2)
+    results = {r["input"]: r for r in json.loads(run.stdout)["results"]}
+    assert "out/b-0001.png" in results["b.npy"]["error"]
+    assert results["b-0001.npy"]["outputs"] == ["out/b-0001.png"]
+    assert Image.open(calotype.folder / "out/b-0001.png").size == (16, 16)
+    assert [f for f in calotype.files() if f.startswith("out")] == ["out/b-0001.png"]
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_the_model_is_not_replaced_by_a_result(calotype, inputs, force):
+    calotype("convert", "-o", "m.safetensors", "-q"), calotype("convert", "-o", "vae/", "-q")
+    (calotype.folder / "link.safetensors").symlink_to("m.safetensors")
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    before = {f: (calotype.folder / f).read_bytes() for f in calotype.files()}
+    for model, output in (("m.safetensors", "./m.safetensors"), ("m.safetensors", "link.safetensors"),
+                          ("link.safetensors", "m.safetensors"), ("vae", weights), (".", weights)):
+        for args in (["encode", "photo.png"], ["decode", "latents.npy"], ["roundtrip", "photo.png"]):
+            line = calotype.error(*args, "--model", model, "-o", output, *force, code=2)
+            assert "is the model itself" in line
+    assert before == {f: (calotype.folder / f).read_bytes() for f in calotype.files()}
+
+
+def test_a_link_to_a_file_that_is_not_there_is_written_through(calotype, latents):
+    latents(height=1, width=1)
+    (calotype.folder / "real").mkdir()
+    (calotype.folder / "a.png").symlink_to("real/b.png")
+    calotype("decode", "latents.npy", "-o", "a.png")
+    assert (calotype.folder / "a.png").is_symlink()
+    assert (calotype.folder / "real/b.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_longest_file_names_work(calotype, latents):
+    latents(height=1, width=1)
+    name = "n" * 245 + ".png"
+    calotype("decode", "latents.npy", "-o", name)
+    assert name in calotype.files()
+    line = calotype.error("decode", "latents.npy", "-o", "n" * 300 + ".png", code=1)
+    assert "File name too long" in line
+
+
+@pytest.mark.parametrize("command", [["decode", "latents.npy"], ["encode", "photo.png"], ["roundtrip", "photo.png"]])
+def test_an_output_that_cannot_be_written_is_said_before_the_model_is_read(calotype, inputs, command):
+    output = "/proc/out." + ("npy" if command[0] == "encode" else "png")
+    line = calotype.error(*command, "-o", output, "--model", "no-such-model", code=1)
+    assert output in line and "cannot be written" in line
+
+
+def test_a_bad_input_costs_the_others_nothing(calotype, latents):
+    latents("a.npy", height=2, width=2), latents("big.npy", height=64, width=64), latents("c.npy", height=2, width=2)
+    latents("batch.npy", batch=2, height=2, width=2)
+    (calotype.folder / "out").mkdir()
+    (calotype.folder / "out/batch-0002.png").write_text("old")
+    memory = calotype.json("info", "--size", "64x64")["minimum_bytes"]
+    run = calotype("decode", "a.npy", "big.npy", "batch.npy", "c.npy", "-o", "out/", "--json",
+                   "--memory", memory, code=1)
+    results = json.loads(run.stdout)["results"]
+    assert [("error" in r) for r in results] == [False, True, True, False]
+    assert str(memory) in results[1]["error"] and "exists already" in results[2]["error"]
+    assert run.stderr.splitlines() == ["calotype: " + r["error"] for r in results if "error" in r]
+    assert {"out/a.png", "out/c.png"} <= set(calotype.files())
+
+
+def test_sizes_that_do_not_fit_are_wrong_usage_of_their_inputs_alone(calotype, latents):
+    latents("a.npy", height=2, width=2), latents("b.npy", height=4, width=6)
+    (calotype.folder / "out").mkdir()
+    run = calotype("decode", "a.npy", "b.npy", "-o", "out/", "--size", "48x32", "--json", code=2)
+    assert [("error" in r) for r in json.loads(run.stdout)["results"]] == [True, False]
+    assert "out/b.png" in calotype.files()
+
+
+def test_a_full_disk_ends_the_run_and_json_says_what_was_done(calotype, latents):
+    for name in ("a.npy", "b.npy", "c.npy"):
+        latents(name, height=8, width=8 if name == "b.npy" else 1)
+    (calotype.folder / "out").mkdir()
+    run = calotype("decode", "a.npy", "b.npy", "c.npy", "-o", "out/", "--format", "npy", "--json", code=1,
+                   preexec_fn=limit_file_size(8000))
+    results = json.loads(run.stdout)["results"]
+    assert [r["input"] for r in results] == ["a.npy", "b.npy"]
+    assert "too large" in results[1]["error"].lower()
 
 
 def test_folders_may_hold_any_file_name(calotype, latents):

@@ -1,5 +1,6 @@
 """A bar on a terminal, lines in a log, nothing with --quiet."""
 
+import json
 import os
 import pty
 import re
@@ -68,3 +69,8 @@ def test_a_bench_in_a_log_says_how_far_it_is(calotype):
     # Long enough for at least one line on any machine.
     run = calotype("bench", "--size", "32x32", "--runs", "20", *SLOW, timeout=600)
     assert re.search(r"^calotype: bench decode: \d+ % after \d+ s, \d+ s left$", run.stderr, re.M)
+
+
+def test_json_comes_without_progress(calotype):
+    run = calotype("bench", "--size", "32x32", "--runs", "20", "--json", *SLOW, timeout=600)
+    assert run.stderr == "" and json.loads(run.stdout)

@@ -106,10 +106,22 @@ def test_sizes_are_width_x_height(calotype, size):
         ["decode", "a.npy", "-o", "out.png", "--quality", "0"],
         ["decode", "a.npy", "-o", "out.png", "--quality", "101"],
         ["decode", "a.npy", "-o", "out.png", "--bit-depth", "12"],
+        ["decode", "a.npy", "-o", "out.jpg", "--bit-depth", "16"],
+        ["decode", "a.npy", "-o", "out.dat", "--format", "webp", "--bit-depth", "16"],
+        ["decode", "a.npy", "-o", "out.npy", "--bit-depth", "16"],
+        ["decode", "a.npy", "-o", "out.png", "--quality", "90"],
+        ["decode", "a.npy", "-o", ".", "--quality", "90"],
+        ["decode", "a.npy", "-o", "out.npy", "--quality", "90"],
+        ["decode", "a.npy", "-o", "out.gif"],
+        ["decode", "a.npy", "-o", "out"],
         ["decode", "a.npy", "-o", "out.png", "--format", "gif"],
         ["roundtrip"],
         ["roundtrip", "a.png", "-o", "same.png", "--compare", "same.png"],
         ["roundtrip", "a.png", "--amplify", "0"],
+        ["roundtrip", "a.png", "--quality", "90"],
+        ["roundtrip", "a.png", "-o", "out.jpg", "--compare", "out.webp", "--bit-depth", "16"],
+        ["roundtrip", "a.png", "-o", "out.gif"],
+        ["roundtrip", "a.png", "--compare", "out.gif"],
         ["convert"],
         ["convert", "-o", "out.bin"],
         ["convert", "-o", "-"],
@@ -129,6 +141,19 @@ def test_sizes_are_width_x_height(calotype, size):
 def test_wrong_usage(calotype, args):
     calotype.error(*args, code=2)
     assert calotype.files() == []
+
+
+@pytest.mark.parametrize("option", ["-o", "--compare"])
+@pytest.mark.parametrize("command", ["encode", "decode", "roundtrip", "convert"])
+def test_an_output_has_a_name(calotype, command, option):
+    if option == "-o" or command == "roundtrip":
+        inputs = [] if command == "convert" else ["a.png"]
+        assert "'' is not the name of a file or folder" in calotype.error(command, *inputs, option, "", code=2)
+
+
+def test_an_option_of_one_of_two_pictures_is_taken(calotype, picture):
+    picture(width=16, height=16)
+    calotype("roundtrip", "photo.png", "-o", "a.png", "--compare", "b.jpg", "--quality", "50", "--bit-depth", "16")
 
 
 @pytest.mark.parametrize("command", COMPUTING)
@@ -158,6 +183,12 @@ def test_memory_is_a_size(calotype, command, memory):
 def test_a_family_alone_is_no_model(calotype, picture, latents, command):
     picture("no.png"), latents("no.npy")
     assert "--model" in calotype.error(*COMPLETE[command], "--family", "flux", code=2)
+
+
+@pytest.mark.parametrize("command", WITH_MODEL)
+@pytest.mark.parametrize("model", [["--model", ""], ["--model="], ["-m", ""]], ids=" ".join)
+def test_an_empty_name_is_no_model(calotype, command, model):
+    assert "--model" in calotype.error(*COMPLETE[command], *model, code=2)
 
 
 @pytest.mark.parametrize("command", COMPUTING)

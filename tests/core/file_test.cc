@@ -93,6 +93,20 @@ TEST_F(ReadFile, stops_at_the_limit) {
   sentence_of([] { read_file("/dev/zero", 1 << 20); }, ErrorCode::kInvalidData);
 }
 
+TEST_F(ReadFile, shows_the_first_bytes_before_it_reads_on) {
+  const auto refuse = [](std::span<const std::byte> first) {
+    throw Error(ErrorCode::kUnsupported, std::to_string(first.size()));
+  };
+  EXPECT_EQ(sentence_of([&] { read_file("/dev/zero", 1 << 20, refuse); }, ErrorCode::kUnsupported),
+            "16");
+  put("a", "123");
+  EXPECT_EQ(sentence_of([&] { read_file(path("a"), 9, refuse); }, ErrorCode::kUnsupported), "3");
+  int calls = 0;
+  put("a", std::string(3 << 20, 'x'));
+  read_file(path("a"), 4 << 20, [&](std::span<const std::byte>) { ++calls; });
+  EXPECT_EQ(calls, 1);
+}
+
 TEST_F(ReadFile, says_what_is_missing) {
   EXPECT_THAT(sentence_of([&] { read_file(path("none")); }, ErrorCode::kNotFound),
               HasSubstr("No such file"));
@@ -123,6 +137,26 @@ TEST_F(WholeOrNothing, leaves_nothing_behind_without_commit) {
   }
   EXPECT_EQ(get("a"), "old");
   EXPECT_THAT(names(), ElementsAre("a"));
+}
+
+TEST_F(WholeOrNothing, takes_the_longest_names) {
+  const std::string name(255, 'n');
+  write_file(path(name), "text");
+  EXPECT_EQ(get(name), "text");
+  EXPECT_THAT(names(), ElementsAre(name));
+}
+
+TEST_F(WholeOrNothing, writes_through_links_whose_target_does_not_exist_yet) {
+  std::filesystem::create_directory(path("real"));
+  std::filesystem::create_symlink("real/file", path("second"));
+  std::filesystem::create_symlink(path("second"), path("first"));
+  write_file(path("first"), "text");
+  EXPECT_TRUE(std::filesystem::is_symlink(path("first")));
+  EXPECT_TRUE(std::filesystem::is_symlink(path("second")));
+  EXPECT_EQ(get("real/file"), "text");
+  std::filesystem::create_symlink("circle", path("circle"));
+  EXPECT_THAT(sentence_of([&] { AtomicFile(path("circle")); }, ErrorCode::kIo),
+              HasSubstr("symbolic links"));
 }
 
 TEST_F(WholeOrNothing, writes_in_one_call) {

@@ -184,7 +184,7 @@ LayerResult Layer::run_as(Ops& ops, const LayerCall& how) const {
             std::aligned_alloc(64, static_cast<size_t>((prepared_bytes + 63) / 64 * 64))),
         &std::free);
     if (prepared_bytes > 0) {
-      ops.prepare(graph_, node_, prepared.get());
+      ops.prepare(graph_, node_, prepared.get(), [](double) {});
       call.prepared = prepared.get();
     }
     for (int64_t i = 0; i < how.calls; i++) {

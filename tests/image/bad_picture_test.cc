@@ -160,6 +160,26 @@ TEST(BadProfile, of_an_unknown_colour_space_is_refused) {
   EXPECT_THAT(refusal(jpeg).what(), AllOf(HasSubstr("x.bin"), HasSubstr("ICC profile")));
 }
 
+// 16384 x 16384 pixels are 768 MiB of bytes and 3 GiB of floats.
+TEST(BadPicture, that_takes_more_memory_than_it_may_is_refused_by_its_header) {
+  Bytes png = png_claiming(data_file("edge.png"), 16384, 16384);
+  png.resize(size_t{4} << 20);  // as many bytes as deflate needs at least
+  const auto read = [&](int64_t memory) {
+    return error_of([&] { decode_image(png, "x.png", {.memory = memory}); });
+  };
+  EXPECT_EQ(read(300 << 20).code(), ErrorCode::kOutOfMemory);
+  EXPECT_THAT(read(300 << 20).what(),
+              AllOf(HasSubstr("x.png"), HasSubstr("16384 x 16384"), HasSubstr("4026531840")));
+  for (const char* name :
+       {"edge.png", "base_rgb.jpg", "base_progressive.jpg", "base_lossless.webp"}) {
+    const Bytes bytes = data_file(name);
+    EXPECT_EQ(error_of([&] { decode_image(bytes, name, {.memory = 100}); }).code(),
+              ErrorCode::kOutOfMemory)
+        << name;
+    decode_image(bytes, name, {.memory = 1 << 20});
+  }
+}
+
 TEST(BadPicture, of_an_unknown_format_is_named) {
   const auto sentence = [](std::string_view text) {
     Bytes bytes(64);

@@ -186,10 +186,10 @@ TEST(WritesPictures, to_a_file_whose_suffix_says_how) {
 }
 
 TEST(WritesPictures, refuses_what_a_format_cannot_hold) {
-  const auto message = [](const Tensor& image, ImageFormat format,
-                          const WriteImageOptions& o = {}) {
+  const auto message = [](const Tensor& image, ImageFormat format, const WriteImageOptions& o = {},
+                          ErrorCode code = ErrorCode::kInvalidArgument) {
     const Error error = test::error_of([&] { encode_image(image, format, o); });
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_EQ(error.code(), code);
     return std::string(error.what());
   };
   using testing::HasSubstr;
@@ -200,8 +200,27 @@ TEST(WritesPictures, refuses_what_a_format_cannot_hold) {
   EXPECT_THAT(message(image, ImageFormat::kJpeg, {.quality = 0}), HasSubstr("quality"));
   EXPECT_THAT(message(image, ImageFormat::kJpeg, {.quality = 101}), HasSubstr("101"));
   EXPECT_THAT(message(image, ImageFormat::kPng, {.bit_depth = 12}), HasSubstr("12"));
-  EXPECT_THAT(message(gradient(1, 17000), ImageFormat::kWebp), HasSubstr("16383"));
-  EXPECT_THAT(message(gradient(1, 66000), ImageFormat::kJpeg), HasSubstr("65500"));
+  constexpr ErrorCode kUnsupported = ErrorCode::kUnsupported;
+  EXPECT_THAT(message(gradient(1, 16384), ImageFormat::kWebp, {}, kUnsupported),
+              HasSubstr("16383"));
+  EXPECT_THAT(message(gradient(1, 65501), ImageFormat::kJpeg, {}, kUnsupported),
+              HasSubstr("65500"));
+  const Error named = test::error_of([&] { write_image(gradient(16384, 1), "no/wide.webp"); });
+  EXPECT_THAT(named.what(), testing::StartsWith("no/wide.webp: "));
+}
+
+TEST(WritesPictures, knows_which_sizes_fit_before_there_is_a_picture) {
+  const auto refused = [](ImageFormat format, int64_t height, int64_t width) {
+    return test::error_of([&] { check_image_size("x", format, height, width); }).code() ==
+           ErrorCode::kUnsupported;
+  };
+  EXPECT_TRUE(refused(ImageFormat::kWebp, 1, 16384));
+  EXPECT_TRUE(refused(ImageFormat::kWebp, 16384, 1));
+  EXPECT_FALSE(refused(ImageFormat::kWebp, 16383, 16383));
+  EXPECT_TRUE(refused(ImageFormat::kJpeg, 65501, 1));
+  EXPECT_FALSE(refused(ImageFormat::kJpeg, 1, 65500));
+  EXPECT_TRUE(refused(ImageFormat::kPng, 1, int64_t{1} << 31));
+  EXPECT_FALSE(refused(ImageFormat::kNpy, 1, int64_t{1} << 31));
 }
 
 TEST(WritesPictures, refuses_unknown_suffixes_and_no_format) {

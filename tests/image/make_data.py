@@ -262,6 +262,10 @@ def profiles():
     pillow("cmyk_profile_on_rgb.jpg", RGB8, icc_profile=INK)
 
 
+# Both directions larger, one of them, and both smaller.
+EDGE_SIZES = [(40, 30), (50, 5), (7, 5)]
+
+
 def resizing():
     rng = np.random.default_rng(1)
     picture = rng.uniform(-1, 1, (9, 13, 3)).astype(np.float32)
@@ -269,6 +273,12 @@ def resizing():
     for w, h in [(5, 4), (31, 20), (13, 3), (1, 1), (40, 9)]:
         planes = [Image.fromarray(picture[..., c]).resize((w, h), Image.Resampling.LANCZOS) for c in range(3)]
         np.save(OUT / f"resize_{w}x{h}.npy", np.stack([np.asarray(p) for p in planes], -1)[None])
+    edge = np.full((12, 17, 3), 255, np.uint8)
+    edge[:, :9] = 0
+    picture = Image.fromarray(edge)
+    picture.save(OUT / "edge.png")
+    for w, h in EDGE_SIZES:
+        picture.resize((w, h), Image.Resampling.LANCZOS).save(OUT / f"edge_{w}x{h}.png")
 
 
 def similarity():

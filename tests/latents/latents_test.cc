@@ -7,6 +7,7 @@
 #include "core/file.h"
 #include "files.h"
 #include "latents/npy.h"
+#include "support/errors.h"
 
 namespace calotype {
 namespace {
@@ -58,7 +59,7 @@ TEST(Latents, are_nchw_in_safetensors_and_npy_unless_said_otherwise) {
 
   write_latents(file, folder.path("x.npy"), config_of(4));
   const Bytes npy = read_file(folder.path("x.npy"));
-  EXPECT_EQ(parse_npy(npy, "x").shape, (Shape{1, 4, 2, 3}));
+  EXPECT_EQ(parse_npy(npy, "x").view.shape, (Shape{1, 4, 2, 3}));
   EXPECT_TRUE(same_values(read_latents(folder.path("x.npy"), config_of(4)).latents, file.latents));
 }
 
@@ -183,6 +184,32 @@ TEST(ComfyLatents, are_written_with_the_marker) {
   EXPECT_TRUE(same_values(read.latents, file.latents));
 }
 
+TEST(Latents, that_overflow_the_dtype_are_refused) {
+  const test::TemporaryFolder folder;
+  LatentFile file;
+  file.latents = noise({1, 2, 3, 16});
+  file.latents.data()[5] = -65519;  // rounds to the largest f16
+  for (const std::string name : {"x.npy", "x.safetensors"}) {
+    const std::string path = folder.path(name);
+    file.latents.data()[7] = 0;
+    write_latents(file, path, config_of(16), {.dtype = DType::kF16});
+    file.latents.data()[7] = 65520;
+    EXPECT_THAT(
+        test::sentence_of([&] { write_latents(file, path, config_of(16), {.dtype = DType::kF16}); },
+                          ErrorCode::kInvalidData),
+        testing::AllOf(testing::StartsWith(path), testing::HasSubstr("overflows f16")));
+    write_latents(file, path, config_of(16));
+  }
+  file.latents.data()[7] = 3.4e38f;
+  EXPECT_THAT(test::sentence_of(
+                  [&] {
+                    write_latents(file, folder.path("y.safetensors"), config_of(16),
+                                  {.dtype = DType::kBF16});
+                  },
+                  ErrorCode::kInvalidData),
+              testing::HasSubstr("overflows bf16; use f32"));
+}
+
 // diffusers' FluxPipeline._pack_latents, as its four lines of Python do it.
 Tensor packed_like_diffusers(const Tensor& nchw) {
   const int64_t b = nchw.dim(0), c = nchw.dim(1), h = nchw.dim(2), w = nchw.dim(3);
@@ -210,10 +237,19 @@ TEST(PackedTokens, of_flux_are_2x2_patches) {
   const LatentFile read =
       decode_latents(file, "x", config_of(16), {.image_height = 32, .image_width = 48});
   EXPECT_TRUE(same_values(read.latents, nchw_to_nhwc(nchw)));
+  EXPECT_TRUE(read.packed);
   // Sides that are no multiple of 16 lose the rest, as in the pipeline.
-  EXPECT_TRUE(same_values(
-      decode_latents(file, "x", config_of(16), {.image_height = 47, .image_width = 50}).latents,
-      nchw_to_nhwc(nchw)));
+  const LatentFile floored =
+      decode_latents(file, "x", config_of(16), {.image_height = 47, .image_width = 50});
+  EXPECT_TRUE(same_values(floored.latents, nchw_to_nhwc(nchw)));
+  EXPECT_EQ(floored.image_height, 32);
+  EXPECT_EQ(floored.image_width, 48);
+  // But where there are tokens for the rest, the picture was padded.
+  const LatentFile padded =
+      decode_latents(file, "x", config_of(16), {.image_height = 17, .image_width = 45});
+  EXPECT_TRUE(same_values(padded.latents, nchw_to_nhwc(nchw)));
+  EXPECT_EQ(padded.image_height, 17);
+  EXPECT_EQ(padded.image_width, 45);
 }
 
 TEST(PackedTokens, of_flux2_are_latents_in_raster_order) {

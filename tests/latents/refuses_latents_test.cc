@@ -85,7 +85,13 @@ TEST(RefusesLatents, with_other_channels_and_says_which_layout_would_fit) {
   EXPECT_THAT(refusal(file_of(zeros({1, 128, 2, 2})), {.unscaled = true}, flux2),
               HasSubstr("have 32"));
   // Moments are latents only where the file says that it holds moments.
-  EXPECT_THAT(refusal(file_of(zeros({1, 32, 2, 2}))), HasSubstr("32 channels"));
+  for (const bool unscaled : {false, true}) {
+    EXPECT_THAT(refusal(file_of(zeros({1, 32, 2, 2})), {.unscaled = unscaled}),
+                AllOf(HasSubstr("32 channels"), HasSubstr("twice 16 may be moments"),
+                      HasSubstr("with --unscaled")));
+  }
+  EXPECT_THAT(refusal(file_of(zeros({1, 64, 2, 2})), {}, flux2),
+              HasSubstr("twice 32 may be moments"));
 }
 
 TEST(RefusesLatents, of_size_0) {

@@ -41,6 +41,12 @@ def expect_same(state, truth):
         assert torch.equal(state[name], tensor), name
 
 
+def converted(state, dtype):
+    """With the weights in another dtype; the statistics that define FLUX.2's latents keep theirs."""
+    return {name: tensor if name.startswith("bn.") else tensor.to(DTYPES[dtype])
+            for name, tensor in state.items()}
+
+
 def weights(state):
     """Without the counter of training steps, which no picture depends on."""
     return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
@@ -63,9 +69,39 @@ def test_diffusers_loads_the_folder_that_convert_writes(source, calotype, tmp_pa
 def test_a_single_file_holds_the_weights_rounded_once(dtype, source, calotype, tmp_path):
     _, vae, folder = source
     calotype("convert", "--model", folder, "-o", tmp_path / "out.safetensors", "--dtype", dtype)
-    truth = {name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor
-             for name, tensor in vae.state_dict().items()}
-    expect_same(load_file(tmp_path / "out.safetensors"), truth)
+    expect_same(load_file(tmp_path / "out.safetensors"), converted(vae.state_dict(), dtype))
+
+
+def test_diffusers_loads_the_new_model_from_a_folder_that_held_another(source, calotype, tmp_path):
+    name, vae, folder = source
+    old = build(CONFIGS[name], np.random.default_rng(6)).to(torch.bfloat16)
+    old.save_pretrained(tmp_path / "out", max_shard_size="100KB")
+    old.save_pretrained(tmp_path / "out", variant="fp16")
+    assert len(list((tmp_path / "out").glob("*-of-*"))) > 1
+    calotype("convert", "--model", folder, "-o", f"{tmp_path}/out/", "--force")
+    for variant in (None, "fp16"):
+        try:
+            loaded = CLASSES[name].from_pretrained(tmp_path / "out", variant=variant,
+                                                   torch_dtype=torch.bfloat16)
+        except OSError:  # no such variant any more
+            assert variant
+        else:
+            expect_same(loaded.state_dict(), vae.state_dict())
+
+
+def latent_space(calotype, model):
+    return json.loads(calotype("info", "--model", model, "--json"))["latent_space"]
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "out.gguf", "out/"])
+def test_no_dtype_changes_the_latent_space(name, calotype, tmp_path):
+    vae = build(CONFIGS["flux2"], np.random.default_rng(6))  # statistics that no half holds
+    vae.save_pretrained(tmp_path / "source")
+    truth = latent_space(calotype, tmp_path / "source")
+    for dtype in DTYPES:
+        calotype("convert", "--model", tmp_path / "source", "-o", f"{tmp_path}/{name}", "--dtype",
+                 dtype, "--force")
+        assert latent_space(calotype, tmp_path / name) == truth, dtype
 
 
 def test_a_single_file_holds_the_original_names(source, calotype, tmp_path):
@@ -92,7 +128,8 @@ def test_the_gguf_package_reads_the_same_numbers(dtype, source, calotype, tmp_pa
     _, vae, folder = source
     calotype("convert", "--model", folder, "-o", tmp_path / "out.gguf", "--dtype", dtype)
     tensors = gguf_tensors(tmp_path / "out.gguf")
-    truth = {k: v.to(DTYPES[dtype]).float() for k, v in weights(vae.state_dict()).items()}
+    state = converted(weights(vae.state_dict()), dtype)
+    truth = {name: tensor.float() for name, tensor in state.items()}
     assert tensors.keys() == truth.keys()
     for name, values in truth.items():
         tensor = tensors[name]

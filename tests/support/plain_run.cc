@@ -58,7 +58,7 @@ class PlainRun {
     const auto bytes = static_cast<size_t>(ops_.prepared_bytes(graph_, node));
     if (bytes == 0) return nullptr;
     void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    ops_.prepare(graph_, node, memory);
+    ops_.prepare(graph_, node, memory, [](double) {});
     return std::unique_ptr<std::byte, FreeMemory>(static_cast<std::byte*>(memory));
   }
 

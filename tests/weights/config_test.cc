@@ -129,6 +129,32 @@ TEST(Config, reads_the_embedded_models_config) {
   EXPECT_EQ(config.spatial_factor(), 8);
 }
 
+TEST(Config, refuses_factors_that_float32_has_not) {
+  for (const char* value : {"1e-320", "1e-40", "1e39", "1e308", "0", "-1"}) {
+    EXPECT_THAT(flux_refusal(ErrorCode::kInvalidData, "scaling_factor", value),
+                HasSubstr("config.json: the field scaling_factor is"));
+  }
+  for (const char* value : {"1e-320", "1e308", "-1e39"}) {
+    EXPECT_THAT(flux_refusal(ErrorCode::kInvalidData, "shift_factor", value),
+                HasSubstr("config.json: the field shift_factor is"));
+  }
+  Json json = Json::parse(family_config("sd1").to_json());
+  json["latents_mean"] = {0, 1, -2, 3};
+  json["latents_std"] = {1, 1, 1, 1e-320};
+  EXPECT_THAT(refusal(ErrorCode::kInvalidData, [&] { parse(json.dump()); }),
+              HasSubstr("latents_std"));
+  json["latents_std"] = {1, 1, 1, 1};
+  parse(json.dump());
+  json["latents_mean"][2] = 1e308;
+  EXPECT_THAT(refusal(ErrorCode::kInvalidData, [&] { parse(json.dump()); }),
+              HasSubstr("latents_mean"));
+}
+
+TEST(Config, sentences_about_entries_begin_with_the_file) {
+  EXPECT_THAT(flux_refusal(ErrorCode::kInvalidData, "block_out_channels", "[128, \"wide\"]"),
+              ::testing::StartsWith("config.json: the field block_out_channels: an entry"));
+}
+
 TEST(Config, refuses_other_classes_by_name) {
   EXPECT_THAT(flux_refusal(ErrorCode::kUnsupported, "_class_name", "\"AutoencoderTiny\""),
               HasSubstr("config.json: describes a AutoencoderTiny"));
@@ -218,7 +244,7 @@ TEST(Config, refuses_latent_statistics_that_make_no_sense) {
               HasSubstr("latents_mean has 3 entries, but there are 16"));
   json["latents_mean"] = json["latents_std"] = std::vector<int>(16, 0);
   EXPECT_THAT(refusal(ErrorCode::kInvalidData, [&] { parse(json.dump()); }),
-              HasSubstr("latents_std has the entry 0"));
+              HasSubstr("the field latents_std is 0"));
 }
 
 TEST(Config, refuses_patches_that_make_no_sense) {

@@ -60,6 +60,26 @@ class Convert : public ::testing::TestWithParam<DType> {
 INSTANTIATE_TEST_SUITE_P(DTypes, Convert, ::testing::Values(DType::kF32, DType::kF16, DType::kBF16),
                          [](const auto& test) { return std::string(dtype_name(test.param)); });
 
+TEST(ConvertWide, weights_that_overflow_f16_are_refused_by_name) {
+  const test::TemporaryFolder folder;
+  Model model = random_model(test::small_config(), 1, DType::kF32);
+  std::vector<float> weights(static_cast<size_t>(model.tensors.at("decoder.conv_in.bias").size()));
+  weights.back() = 1e6f;
+  model.tensors.at("decoder.conv_in.bias").data =
+      reinterpret_cast<const std::byte*>(weights.data());
+  for (const auto& [format, name] : {std::pair{ModelFormat::kSafetensors, "x.safetensors"},
+                                     {ModelFormat::kGguf, "x.gguf"},
+                                     {ModelFormat::kDiffusersFolder, "x"}}) {
+    const std::string target = folder.path(name);
+    EXPECT_THAT(
+        refusal(ErrorCode::kInvalidData,
+                [&] { convert_model(model, target, {.format = format, .dtype = DType::kF16}); }),
+        HasSubstr("\"decoder.conv_in.bias\" holds 1e+06, which overflows f16; use bf16"));
+    EXPECT_FALSE(fs::exists(target));
+    convert_model(model, target, {.format = format, .dtype = DType::kBF16});
+  }
+}
+
 TEST_P(Convert, a_diffusers_folder_keeps_every_byte) {
   int i = 0;
   for (const Model& model : models()) {
@@ -187,6 +207,75 @@ TEST_P(ConvertFiles, an_existing_model_is_kept_unless_told_otherwise) {
   }
 }
 
+class Overwritten : public Convert {
+ protected:
+  void put(const std::string& name, std::string_view text) {
+    fs::create_directories(fs::path(folder_.path(name)).parent_path());
+    write_file(folder_.path(name), text);
+  }
+  std::set<std::string> names() const {
+    std::set<std::string> found;
+    for (const auto& entry : fs::directory_iterator(folder_.path("vae"))) {
+      found.insert(entry.path().filename().string());
+    }
+    return found;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(One, Overwritten, ::testing::Values(DType::kBF16));
+
+TEST_P(Overwritten, folders_keep_nothing_of_the_old_weights) {
+  const ConvertOptions options{.format = ModelFormat::kDiffusersFolder, .overwrite = true};
+  const Model model = models()[0];
+  put("outside.safetensors", "not ours");
+  put("vae/README.md", "not ours");
+  put("vae/notes.txt", "not ours");
+  put("vae/diffusion_pytorch_model.safetensors.index.json",
+      R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "notes.txt",
+          "d": "../outside.safetensors", "e": "config.json", "f": "..", "g": 3,
+          "h": "diffusion_pytorch_model.safetensors"}})");
+  put("vae/diffusion_pytorch_model.fp16.safetensors.index.json", "{");
+  put("vae/diffusion_pytorch_model.bin.index.json", R"({"weight_map": {"a": "three.bin"}})");
+  for (const char* name : {"one.safetensors", "two.safetensors", "three.bin",
+                           "diffusion_pytorch_model.fp16.safetensors",
+                           "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin"}) {
+    put(std::string("vae/") + name, "old");
+  }
+  fs::create_symlink("gone",
+                     folder_.path("vae/diffusion_pytorch_model.safetensors.index.fp16.json"));
+  convert_model(model, folder_.path("vae"), options);
+  EXPECT_EQ(names(), (std::set<std::string>{"README.md", "notes.txt", "config.json",
+                                            "diffusion_pytorch_model.safetensors"}));
+  EXPECT_TRUE(fs::exists(folder_.path("outside.safetensors")));
+  expect_same(load_model(folder_.path("vae")), model);
+}
+
+TEST_P(Overwritten, folders_of_any_kind_of_weights_are_kept_unless_told_otherwise) {
+  for (const char* name :
+       {"diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin", "config.json"}) {
+    fs::remove_all(folder_.path("vae"));
+    put(std::string("vae/") + name, "{}");
+    EXPECT_THAT(refusal(ErrorCode::kIo,
+                        [&] {
+                          convert_model(models()[0], folder_.path("vae"),
+                                        {.format = ModelFormat::kDiffusersFolder});
+                        }),
+                HasSubstr("holds a model already"));
+    EXPECT_EQ(names(), std::set<std::string>{name});
+  }
+}
+
+TEST_P(Overwritten, a_pipelines_folder_is_refused_for_its_vae) {
+  put("pipe/vae/diffusion_pytorch_model.safetensors.index.json", "{}");
+  EXPECT_THAT(refusal(ErrorCode::kInvalidArgument,
+                      [&] {
+                        convert_model(models()[0], folder_.path("pipe"),
+                                      {.format = ModelFormat::kDiffusersFolder, .overwrite = true});
+                      }),
+              HasSubstr(folder_.path("pipe/vae")));
+  EXPECT_FALSE(fs::exists(folder_.path("pipe/config.json")));
+}
+
 TEST_P(ConvertFiles, a_cancelled_conversion_leaves_nothing_behind) {
   const ConvertOptions formats[] = {
       {.format = ModelFormat::kDiffusersFolder, .progress = [](double) { return false; }},
@@ -237,9 +326,37 @@ TEST_P(ConvertFiles, what_a_container_cannot_hold_is_refused) {
   EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 
+TEST_P(ConvertFiles, no_dtype_changes_what_defines_the_latents) {
+  for (const DType source : {DType::kF32, DType::kF8E4M3}) {
+    const Model model = random_model(small_flux2(), 5, source);
+    const std::string hash = AutoencoderKL(model).latent_space_hash();
+    for (const ModelFormat format : {ModelFormat::kSafetensors, ModelFormat::kGguf}) {
+      const Model found =
+          round_trip(model, folder_.path("x"), {.format = format, .dtype = DType::kBF16});
+      EXPECT_EQ(found.tensors.at("decoder.conv_in.weight").dtype, DType::kBF16);
+      EXPECT_EQ(AutoencoderKL(found).latent_space_hash(), hash);
+    }
+  }
+}
+
 TEST_P(ConvertFiles, fp8_weights_survive_safetensors) {
   const Model model = random_model(test::small_config(), 1, DType::kF8E5M2);
   expect_same(round_trip(model, folder_.path("x.safetensors"), {}), model);
+}
+
+TEST_P(ConvertFiles, a_damaged_ollama_blob_is_written_again) {
+  const ConvertOptions options{.format = ModelFormat::kOllama, .overwrite = true};
+  const Model model = models()[0];
+  convert_model(model, "mini", options);
+  std::string damaged;
+  for (const auto& entry : fs::directory_iterator(folder_.path("store/blobs"))) {
+    damaged = entry.path().string();
+    std::string content = test::read_all(damaged);
+    content.back() = static_cast<char>(content.back() ^ 1);
+    write_file(damaged, std::string_view(content));
+  }
+  ASSERT_NE(damaged, "");
+  expect_same(round_trip(model, "mini", options), model);
 }
 
 TEST_P(ConvertFiles, ollama_blobs_are_named_by_their_content) {

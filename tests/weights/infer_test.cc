@@ -75,6 +75,13 @@ TEST_F(Checkpoint, stable_diffusion_2_1_is_read_from_a_full_one) {
   expect_family("sd2", test::ldm_tensors({.prefix = "first_stage_model."}), others);
 }
 
+TEST_F(Checkpoint, stable_diffusion_2_1_unclip_is_told_from_xl) {
+  std::vector<Declared> others = sd1_others(1024);
+  others.push_back({"cond_stage_model.model.token_embedding.weight", {49408, 1024}});
+  others.push_back({"model.diffusion_model.label_emb.0.0.weight", {1280, 2048}});
+  expect_family("sd2", test::ldm_tensors({.prefix = "first_stage_model."}), others);
+}
+
 TEST_F(Checkpoint, stable_diffusion_xl_is_read_from_a_full_one) {
   expect_family("sdxl", test::ldm_tensors({.prefix = "first_stage_model.", .dtype = DType::kF16}),
                 {{"conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
@@ -176,6 +183,44 @@ TEST_F(Checkpoint, a_family_of_other_channels_is_refused) {
               HasSubstr("is not of the family flux, which has 16 latent channels: it has 4"));
   EXPECT_THAT(refusal(ErrorCode::kInvalidArgument, [&] { load_model("", {.family = "sd9"}); }),
               HasSubstr("no family \"sd9\""));
+}
+
+TEST_F(Checkpoint, a_family_decides_over_a_config_too) {
+  AutoencoderKLConfig wrong = family_config("sd1");
+  wrong.latents_mean = {1, 2, 3, 4};
+  wrong.latents_std = {1, 2, 3, 4};
+  wrong.shift_factor = 0.5;
+  const auto load_baked = [&](const std::string& family) {
+    test::write_sparse(path_, test::ldm_tensors({}), {{"calotype.config", wrong.to_json()}});
+    return load_model(path_, {.family = family});
+  };
+  for (const char* family : {"sd1", "sd2", "sdxl"}) {
+    const Model model = load_baked(family);
+    AutoencoderKLConfig expected = family_config(family);
+    if (expected.sample_size != 768) expected.sample_size = 512;  // nothing of the latent space
+    EXPECT_EQ(model.config, expected);
+    EXPECT_EQ(model.family, family);
+    EXPECT_FALSE(model.config_inferred);
+  }
+  EXPECT_EQ(load_baked("").config, wrong);
+  EXPECT_THAT(refusal(ErrorCode::kInvalidArgument, [&] { load_baked("flux"); }),
+              HasSubstr("is not of the family flux, which has 16 latent channels: it has 4"));
+}
+
+TEST_F(Checkpoint, a_family_gives_flux_2_its_patches) {
+  AutoencoderKLConfig wrong = family_config("flux2");
+  wrong.class_name = "AutoencoderKL";  // as it is inferred without batch norm
+  wrong.patch_size = {1, 1};
+  std::vector<Declared> tensors = test::diffusers_tensors(family_config("flux2"));
+  std::erase_if(tensors, [](const Declared& t) { return t.name.starts_with("bn."); });
+  const auto load_baked = [&] {
+    test::write_sparse(path_, tensors, {{"calotype.config", wrong.to_json()}});
+    return load_model(path_, {.family = "flux2"});
+  };
+  EXPECT_EQ(load_baked().config, family_config("flux2"));
+  tensors.push_back({"bn.running_mean", {32}});
+  EXPECT_THAT(refusal(ErrorCode::kInvalidArgument, load_baked),
+              HasSubstr("whose patches have 128 channels: its tensor \"bn.running_mean\" has 32"));
 }
 
 TEST_F(Checkpoint, the_small_decoder_of_flux_2_is_read) {

@@ -8,6 +8,7 @@
 #include "calotype/autoencoder_kl.h"
 #include "calotype/model_source.h"
 #include "core/file.h"
+#include "core/sha256.h"
 #include "support/random.h"
 #include "weights/checkpoints.h"
 
@@ -250,11 +251,68 @@ TEST_F(Hub, the_ae_file_of_flux_is_found) {
   EXPECT_EQ(load_model("org/flux").config, family_config("flux"));
 }
 
+TEST_F(Hub, the_one_file_at_the_root_that_holds_a_vae_is_found) {
+  const std::string root = snapshot("org--sdxl", "abc");
+  fs::create_directories(root);
+  test::write_sparse(root + "/unet.safetensors", {{"conv_in.weight", {1}}});
+  test::write_sparse(root + "/sdxl_vae.safetensors", test::ldm_tensors({}));
+  EXPECT_EQ(load_model("org/sdxl").config, family_config("sd1"));
+  EXPECT_EQ(list_models().back().name, "org/sdxl");
+  test::write_sparse(root + "/full.safetensors",
+                     test::ldm_tensors({.prefix = "first_stage_model."}));
+  EXPECT_THAT(refusal(ErrorCode::kInvalidData, [] { load_model("org/sdxl"); }),
+              HasSubstr("full.safetensors, sdxl_vae.safetensors; name one"));
+  EXPECT_THAT(list_models().back().problem, HasSubstr("sdxl_vae.safetensors"));
+}
+
+TEST_F(Hub, a_broken_file_at_the_root_says_what_is_wrong_with_it) {
+  fs::create_directories(snapshot("org--sdxl", "abc"));
+  write_file(snapshot("org--sdxl", "abc") + "/sdxl_vae.safetensors", std::string_view("short"));
+  EXPECT_THAT(refusal(ErrorCode::kInvalidData, [] { load_model("org/sdxl"); }),
+              HasSubstr("fewer than the 8"));
+}
+
+TEST_F(Hub, a_language_model_in_one_file_is_not_listed) {
+  const std::string root = snapshot("org--llm", "abc");
+  fs::create_directories(root);
+  test::write_sparse(root + "/model.safetensors", {{"decoder.block.0.weight", {1}}});
+  EXPECT_EQ(list_models().back().name, "");
+}
+
+TEST_F(Hub, a_snapshot_with_a_vae_is_taken_before_one_of_refs_main_without) {
+  fs::create_directories(snapshot("org--name", "main"));
+  write_vae(snapshot("org--name", "other") + "/vae");
+  write_ref("org--name", "main");
+  expect_loads("org/name", "diffusers");
+  EXPECT_EQ(list_models().back().name, "org/name");
+}
+
 TEST_F(Hub, the_cache_is_where_the_environment_says) {
   write_vae(folder_.path("home/hub/models--a--b/snapshots/c/vae"));
   const test::Environment unset("HF_HUB_CACHE", "");
   const test::Environment home("HF_HOME", folder_.path("home"));
   expect_loads("a/b", "diffusers");
+}
+
+TEST_F(Hub, blobs_are_compared_with_their_names_on_request) {
+  write_vae(folder_.path("blobs"));
+  const std::string file = folder_.path("blobs/") + kWeights;
+  const std::string digest = sha256_hex(MappedFile::open(file)->bytes());
+  for (const std::string& name : {digest, std::string(64, 'a')}) {
+    const std::string vae = snapshot("org--name", name) + "/vae";
+    fs::create_directories(vae);
+    fs::copy_file(folder_.path("blobs/config.json"), vae + "/config.json");
+    fs::copy_file(file, folder_.path("blobs/" + name));
+    fs::create_symlink(folder_.path("blobs/" + name), vae + "/" + kWeights);
+    write_ref("org--name", name);
+    EXPECT_NO_THROW(load_model("org/name"));
+    if (name == digest) {
+      EXPECT_NO_THROW(load_model("org/name", {.verify = true}));
+      continue;
+    }
+    EXPECT_THAT(refusal(ErrorCode::kInvalidData, [] { load_model("org/name", {.verify = true}); }),
+                HasSubstr("has the digest sha256:" + digest));
+  }
 }
 
 TEST_F(Hub, a_ref_cannot_lead_out_of_the_cache) {

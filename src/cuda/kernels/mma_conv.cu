@@ -26,6 +26,9 @@ struct Layout {
   static constexpr int kWeightBytes = kColumns * 128;
   static constexpr size_t kBytes = kAllBoxBytes + kWeightStages * kWeightBytes;
   static constexpr int kPitch = kColumns + 8;  // of the staged output, in values
+  // of_warp in store_moments lies beside it. Together they are all that a block of sm_86 has.
+  static constexpr size_t kMomentsBytes = sizeof(Moments) * kWarpsDown * (kColumns / 2);
+  static_assert(kBytes + kMomentsBytes <= 99 * 1024, "sm_86 and sm_89 give a block 99 KiB");
 };
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {

@@ -40,10 +40,7 @@ CUtensorMap encode(Element element, const void* data, const cuuint64_t (&sizes)[
       encode_function()(&map, type, kRank, const_cast<void*>(data), sizes, strides, box, steps,
                         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    fail(ErrorCode::kInternal, "CUDA: cuTensorMapEncodeTiled failed with error ",
-         static_cast<int>(result));
-  }
+  check_driver(result, "cuTensorMapEncodeTiled");
   return map;
 }
 

@@ -1,0 +1,5 @@
+//go:build race
+
+package calotype
+
+func init() { instrumented = true }

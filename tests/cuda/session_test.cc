@@ -1,0 +1,210 @@
+// The GPU's session without a GPU: what it allocates, launches, waits for and says.
+#include "cuda/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "cuda/check.h"
+#include "cuda/fake_cuda.h"
+#include "cuda/graphs.h"
+#include "model/decoder.h"
+#include "model/encoder.h"
+#include "model/tensor_source.h"
+
+namespace calotype::test {
+namespace {
+
+using testing::HasSubstr;
+
+AutoencoderKLConfig small() {
+  AutoencoderKLConfig config = family_config("sd1");
+  config.block_out_channels = {32, 64, 64, 64};
+  return config;
+}
+
+class CudaSession : public testing::Test {
+ protected:
+  Graph decoder(int64_t h, int64_t w) const { return Decoder(tensors_, small()).graph(h, w); }
+  Graph encoder(int64_t h, int64_t w) const { return Encoder(tensors_, small()).graph(h, w); }
+
+  // One call from and to host memory.
+  void run(const Graph& graph, int64_t batch = 1, const ProgressCallback& progress = nullptr,
+           int64_t memory = 0) {
+    const Extent in = graph.extent(graph.input()), out = graph.extent(graph.output());
+    const Tensor input({batch, in.h, in.w, in.c});
+    Tensor output({batch, out.h, out.w, out.c});
+    DeviceCall call;
+    call.graph = &graph;
+    call.batch = batch;
+    call.input.data = const_cast<float*>(input.data());
+    call.output.data = output.data();
+    call.progress = &progress;
+    call.memory = memory;
+    session_.run(call);
+  }
+  // One call on device memory, which no kernel of the fake touches.
+  void run_on(cudaStream_t stream, const Graph& graph) {
+    DeviceCall call;
+    call.graph = &graph;
+    call.input.on_device = call.output.on_device = true;
+    call.stream = stream;
+    session_.run(call);
+  }
+
+  FakeCuda& cuda_ = new_fake_cuda();
+  const Model model_ = random_model(small(), 1);
+  mutable ModelTensors tensors_{model_};
+  cuda::Session session_{{}, false};
+};
+
+TEST_F(CudaSession, may_be_used_by_whom_it_calls_back) {
+  const Graph graph = decoder(4, 4), other = decoder(5, 3);
+  int depth = 0, calls = 0;
+  ProgressCallback progress = [&](const Progress&) {
+    calls++;
+    if (depth >= 3) return true;
+    depth++;
+    session_.plan(other, 2, 0);
+    run(other, 2);
+    run(other, 2, progress);
+    // And by a thread that it waits for.
+    std::thread([&] { run(graph, 3); }).join();
+    return true;
+  };
+  run(graph, 2, progress);
+  EXPECT_EQ(depth, 3);
+  EXPECT_GT(calls, 60);
+}
+
+TEST_F(CudaSession, calls_back_in_order_until_it_is_told_to_stop) {
+  const Graph graph = decoder(4, 4);
+  std::vector<double> fractions;
+  run(graph, 3, [&](const Progress& progress) {
+    fractions.push_back(progress.fraction);
+    return true;
+  });
+  EXPECT_EQ(fractions.size() % graph.nodes().size(), 0);
+  EXPECT_TRUE(std::is_sorted(fractions.begin(), fractions.end()));
+  EXPECT_NEAR(fractions.back(), 1, 1e-9);
+  try {
+    run(graph, 3, [](const Progress&) { return false; });
+    ADD_FAILURE() << "was not cancelled";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+  }
+  for (int i = 0; i < 5; i++) run(graph, 3);  // no slot was lost
+}
+
+TEST_F(CudaSession, holds_no_more_than_it_was_given_and_what_it_planned) {
+  const Graph decode = decoder(9, 7), large = decoder(18, 14), encode = encoder(72, 56);
+  for (const Graph* graph : {&large, &decode, &encode, &decode}) {
+    const DevicePlan whole = session_.plan(*graph, 3, 0);
+    const DevicePlan least = session_.plan(*graph, 3, whole.minimum_bytes);
+    EXPECT_LE(least.peak_bytes, whole.minimum_bytes);
+    EXPECT_LT(least.peak_bytes, whole.peak_bytes);
+    EXPECT_THROW(session_.plan(*graph, 3, whole.minimum_bytes - 1), Error);
+    for (const DevicePlan& plan : {whole, least}) {
+      cuda_.peak = 0;
+      run(*graph, 3, nullptr, plan.peak_bytes);
+      EXPECT_LE(cuda_.peak, plan.peak_bytes);
+      EXPECT_LE(cuda_.used, plan.peak_bytes);
+    }
+  }
+}
+
+TEST_F(CudaSession, takes_three_quarters_of_what_is_free_unless_told) {
+  const Graph graph = decoder(9, 7);
+  const DevicePlan one = session_.plan(graph, 1, 0);
+  EXPECT_EQ(one.memory_bytes, cuda_.total / 4 * 3);
+  EXPECT_EQ(one.peak_bytes, one.minimum_bytes);
+  run(graph);
+  EXPECT_EQ(session_.plan(graph, 1, 0).memory_bytes, cuda_.total / 4 * 3);  // what it holds is its
+  EXPECT_EQ(session_.plan(graph, 1, 12345678).memory_bytes, 12345678);
+  cuda_.total = cuda_.used + 4096;  // others took the rest
+  cuda_.peak = 0;
+  EXPECT_THROW(run(decoder(90, 70)), Error);
+  cuda_.total = one.minimum_bytes * 4 / 3 + 4;
+  run(graph, 5);
+  EXPECT_LE(cuda_.peak, one.minimum_bytes);
+}
+
+TEST_F(CudaSession, gives_back_what_it_only_keeps_before_it_makes_a_smaller_plan) {
+  const Graph decode = decoder(9, 7), encode = encoder(72, 56);
+  run(encode, 2);
+  const int64_t bound = cuda_.total;
+  // Others took so much that both halves' weights have no place, whatever the bound allows.
+  cuda_.total = session_.plan(decode, 2, bound).peak_bytes;
+  run(decode, 2, nullptr, bound);
+  EXPECT_LE(cuda_.used, cuda_.total);
+  cuda_.total = session_.plan(decode, 1, bound).peak_bytes;
+  run(decode, 8, nullptr, bound);
+  EXPECT_LE(cuda_.used, cuda_.total);
+}
+
+TEST_F(CudaSession, expects_a_time_only_where_the_rate_was_measured) {
+  const Graph graph = decoder(9, 7);
+  const DevicePlan plan = session_.plan(graph, 2, 0);
+  EXPECT_GT(plan.flop_executed, 0);
+  EXPECT_NEAR(plan.seconds, plan.flop_executed / 618e12, plan.seconds * 0.01);
+  cuda::Session exact{{.device = 0, .precision = Precision::kF32}, false};
+  EXPECT_EQ(exact.plan(graph, 2, 0).seconds, 0);
+}
+
+// The same handle may stand for another stream: of each thread, or one that was made anew.
+TEST_F(CudaSession, orders_calls_by_what_was_launched_not_by_the_names_of_streams) {
+  const Graph graph = decoder(4, 4);
+  run_on(cudaStreamPerThread, graph);
+  const std::vector<std::string> log = cuda_.log;
+  const std::string record = log.back();  // where the arena is free again
+  ASSERT_THAT(record, testing::StartsWith("record "));
+  cuda_.log.clear();
+  run_on(cudaStreamPerThread, graph);
+  EXPECT_EQ(cuda_.log.front(), "hold" + record.substr(6));
+  EXPECT_EQ(cuda_.log.back(), record);
+}
+
+TEST_F(CudaSession, names_the_layer_of_an_error_and_forgets_it) {
+  const Graph graph = decoder(4, 4);
+  run(graph);
+  const auto message = [&] {
+    try {
+      run(graph);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  cuda_.failing = "apply_norm";
+  EXPECT_EQ(message(),
+            "CUDA: launch of apply_norm at decoder.mid_block.attentions.0 failed: as the test says "
+            "(cudaErrorOfTheFake)");
+  cuda_.failing = "pack_conv";
+  try {
+    run(encoder(32, 32));
+    ADD_FAILURE() << "weights were packed";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("at encoder.conv_in failed"));
+  }
+  cuda_.failing.clear();
+  try {
+    cuda::check(cudaErrorInvalidValue, "cudaSomething");
+    ADD_FAILURE() << "is an error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "CUDA: cudaSomething failed: as the test says (cudaErrorOfTheFake)");
+  }
+  const cuda::LayerScope layer("decoder.conv_in");
+  try {
+    cuda::check_driver(CUDA_ERROR_INVALID_VALUE, "cuTensorMapEncodeTiled");
+    ADD_FAILURE() << "is an error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "CUDA: cuTensorMapEncodeTiled at decoder.conv_in failed: invalid argument "
+                 "(unknown error)");
+  }
+}
+
+}  // namespace
+}  // namespace calotype::test
