@@ -59,9 +59,9 @@ struct RunOptions {
   int device = 0;   // which GPU
   int threads = 0;  // 0: as many as the machine (or its cgroup and affinity mask) has
   // Peak bytes of the job: weights, activations, workspace, input and output tensors, and
-  // kProgramBytes for the program itself; on a GPU, of its memory. Jobs that run at once in a process
-  // share it: one that finds too little left takes a smaller plan, or waits. 0: CALOTYPE_MEMORY,
-  // else three quarters of what is free.
+  // kProgramBytes for the program itself; on a GPU, of its memory. Jobs that run at once in a
+  // process share it: one that finds too little left takes a smaller plan, or waits. 0:
+  // CALOTYPE_MEMORY, else three quarters of what is free.
   int64_t memory = 0;
   // Bytes that the caller has besides the input and that `memory` is to count: other pictures of a
   // batch, the source of a padded picture. The smallest budget that works is larger by as much.

@@ -72,12 +72,7 @@ int64_t Job::base_bytes() const {
                      checked_add(tensor(graph_.input()), tensor(graph_.output())));
 }
 
-int64_t Job::budget() const {
-  const int64_t wanted = memory_asked_for(options_.memory);
-  if (wanted > 0) return wanted;
-  // What other jobs have taken of it is not free any more, but theirs to share.
-  return MemoryLedger::shared().common_budget([] { return available_memory() / 4 * 3; });
-}
+int64_t Job::budget() const { return memory_budget(options_.memory); }
 
 PlanOptions Job::plan_options(int64_t budget) const {
   const std::string folder = scratch_folder(options_.scratch);
@@ -85,6 +80,12 @@ PlanOptions Job::plan_options(int64_t budget) const {
   plan.memory = budget;
   plan.may_spill = !is_memory_backed(folder);
   plan.mapped_weights = model_.mapped;
+  if (options_.backend == Backend::kReference) {
+    // Plain loops; to measure them takes seconds.
+    plan.speed.flop_per_second = 1e9 * ops_->threads();
+  } else {
+    plan.speed = machine_speed(*ops_, folder);
+  }
   if (options_.progress) {
     plan.tick = [this, last = Clock::time_point()]() mutable {
       if (Clock::now() - last < kPlanningTick) return;
@@ -92,12 +93,6 @@ PlanOptions Job::plan_options(int64_t budget) const {
       if (!options_.progress({done_, "planning"}))
         fail(ErrorCode::kCancelled, "cancelled while the job was planned");
     };
-  }
-  if (options_.backend == Backend::kReference) {
-    plan.speed.flop_per_second =
-        1e9 * ops_->threads();  // plain loops; to measure them takes seconds
-  } else {
-    plan.speed = machine_speed(*ops_, folder);
   }
   return plan;
 }
@@ -213,7 +208,9 @@ Tensor Job::run_groups(const Tensor& input, int64_t group, ExecutionPlan plan) {
 
 int64_t memory_budget(int64_t memory) {
   const int64_t wanted = memory_asked_for(memory);
-  return wanted > 0 ? wanted : available_memory() / 4 * 3;
+  if (wanted > 0) return wanted;
+  // What other jobs have taken of it is not free any more, but theirs to share.
+  return MemoryLedger::shared().common_budget([] { return available_memory() / 4 * 3; });
 }
 
 int64_t parse_memory_size(const std::string& text) {
