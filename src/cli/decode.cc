@@ -95,8 +95,8 @@ void decode_pictures(const AutoencoderKL& model, const DecodeArgs& args, const s
                      bool collects, const Take& take) {
   RunOptions options = args.run.options();
   const int64_t count = file.latents.dim(0);
-  // The latents of the file, and where the pictures are collected, all of them.
-  options.held_bytes = 4 * file.latents.size();
+  // The other latents of the file, and where the pictures are collected, all of them.
+  options.held_bytes = 4 * (file.latents.size() - file.latents.size() / count);
   if (collects) {
     options.held_bytes +=
         byte_count(DType::kF32, {count, size.height, size.width, model.config().out_channels});

@@ -169,8 +169,18 @@ bool AutoencoderKL::has_latent_space() const { return impl_->latent_space.has_va
 int64_t AutoencoderKL::encoder_parameters() const { return impl_->encoder_parameters; }
 int64_t AutoencoderKL::decoder_parameters() const { return impl_->decoder_parameters; }
 
+namespace {
+
+// z is made from latents that the caller still has.
+RunOptions with_latents(const Shape& latents, RunOptions options) {
+  options.held_bytes = checked_add(options.held_bytes, byte_count(DType::kF32, latents));
+  return options;
+}
+
+}  // namespace
+
 Tensor AutoencoderKL::decode(const Tensor& latents, const RunOptions& options) const {
-  return decode_z(unscale(latents), options);
+  return decode_z(unscale(latents), with_latents(latents.shape(), options));
 }
 
 Tensor AutoencoderKL::decode_z(const Tensor& z, const RunOptions& options) const {
@@ -181,7 +191,7 @@ Tensor AutoencoderKL::decode_z(const Tensor& z, const RunOptions& options) const
 
 std::vector<uint8_t> AutoencoderKL::decode_bytes(const Tensor& latents,
                                                  const RunOptions& options) const {
-  return decode_z_bytes(unscale(latents), options);
+  return decode_z_bytes(unscale(latents), with_latents(latents.shape(), options));
 }
 
 std::vector<uint8_t> AutoencoderKL::decode_z_bytes(const Tensor& z,
@@ -351,9 +361,10 @@ Plan AutoencoderKL::plan_decode(int64_t batch, int64_t height, int64_t width,
                                 const RunOptions& options) const {
   const auto [h, w] = padded(config(), height, width);
   const Graph graph = impl_->need_decoder().graph(h / impl_->z_factor(), w / impl_->z_factor());
-  Plan plan = impl_->plan(graph, batch, options);
   const int64_t factor = config().spatial_factor();
-  plan.latents = {batch, h / factor, w / factor, config().channels()};
+  const Shape latents = {batch, h / factor, w / factor, config().channels()};
+  Plan plan = impl_->plan(graph, batch, with_latents(latents, options));
+  plan.latents = latents;
   plan.image = {batch, h, w, config().out_channels};
   return plan;
 }
