@@ -76,6 +76,10 @@ def figures(result, truth):
     }
 
 
+def row(name, engine, f):
+    return f"| {name} | {engine} | {f['relative_rms']:.1e} | {f['maximum_8bit']:.0f} | {100 * f['changed_8bit']:.3g} % |"
+
+
 def panel(result, truth):
     shown = (0.5 + AMPLIFY * (result - truth) / 2).clamp(0, 1)[0].permute(1, 2, 0)
     return Image.fromarray((255 * shown.numpy()).round().astype(np.uint8)).resize((512, 512), Image.BOX)
@@ -103,6 +107,8 @@ def main():
                 z = z[..., 64:65, 64:65].expand(-1, -1, SIDE // 8, SIDE // 8).contiguous()
             z = z.float().double()
             truth = vae.decode(z).sample
+            float32 = vae.float().decode(z.float()).sample.double()
+            vae.double()
             vae.enable_tiling()
             tiled = vae.decode(z).sample
             vae.disable_tiling()
@@ -114,10 +120,9 @@ def main():
         }
         for engine, result in results.items():
             f = report[f"{name}: {engine}"] = figures(result, truth)
-            rows.append(
-                f"| {name} | {engine} | {f['relative_rms']:.1e} | {f['maximum_8bit']:.0f} | {100 * f['changed_8bit']:.2f} % |"
-            )
+            rows.append(row(name, engine, f))
             panels.append((f"{name}: {engine}", panel(result, truth)))
+        rows.append(row(name, "diffusers, float32, untiled", figures(float32, truth)))
 
     sheet = Image.new("RGB", (3 * 520 - 8, 2 * 540 - 8), "white")
     draw = ImageDraw.Draw(sheet)

@@ -36,7 +36,9 @@ def test_the_median_is_the_time_of_a_run(calotype):
         report = calotype.json("bench", *SMALL, "--runs", runs)
         return time.perf_counter() - start, report["median_s"]
 
-    (one, _), (four, median) = wall(1), wall(4)
+    # The least of a few: others use the machine too.
+    ones, fours = [wall(1) for _ in range(4)], [wall(4) for _ in range(4)]
+    one, (four, median) = min(ones)[0], min(fours)
     assert 0.6 < (four - one) / 3 / median < 1.7
 
 
