@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 jobs=$(nproc)
 launcher=
 command -v ccache >/dev/null && launcher=-DCMAKE_CXX_COMPILER_LAUNCHER=ccache
+# What one clone has compiled serves the others of this machine.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 
 # configure FOLDER FLAG ...
 configure() {
