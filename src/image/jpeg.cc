@@ -167,7 +167,7 @@ Bitmap decode_jpeg(std::span<const std::byte> bytes, const std::string& file, in
                                      : bitmap.model == ColourModel::kRgb ? JCS_RGB
                                                                          : JCS_CMYK;
   // A file of several scans has all its coefficients, of 16 bits, in memory.
-  const int64_t coefficients = 2 * r.cinfo.num_components * bitmap.width * bitmap.height;
+  const int64_t coefficients = int64_t{2} * r.cinfo.num_components * bitmap.width * bitmap.height;
   check_memory(file, bitmap, jpeg_has_multiple_scans(&r.cinfo) ? coefficients : 0, memory);
   if (!start(r, colour_space)) refuse(r, file);
   bitmap.allocate();

@@ -9,6 +9,16 @@ constexpr std::chrono::milliseconds kPoll(50);
 
 thread_local int jobs_of_thread = 0;
 
+// While this thread reserves: callbacks of planning and waiting may start jobs of their own, which
+// must not queue behind it.
+class Reserving {
+ public:
+  Reserving() { jobs_of_thread++; }
+  ~Reserving() { jobs_of_thread--; }
+  Reserving(const Reserving&) = delete;
+  Reserving& operator=(const Reserving&) = delete;
+};
+
 // A place in the queue, left however reserve() ends.
 class Place {
  public:
@@ -59,6 +69,7 @@ MemoryLedger::Reservation MemoryLedger::reserve(int64_t budget, const Planner& p
     without_lock([&] { bytes = plan(budget); });
     return {*this, take(bytes.value_or(budget))};
   }
+  const Reserving reserving;
   const Place place(queue_, changed_);
   for (;;) {
     while (!place.first()) {

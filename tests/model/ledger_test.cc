@@ -56,6 +56,21 @@ TEST(MemoryLedger, lets_a_job_inside_another_of_its_thread_go_on) {
   EXPECT_EQ(inner.bytes(), 10);
 }
 
+TEST(MemoryLedger, lets_a_callback_of_planning_start_a_job) {
+  MemoryLedger ledger;
+  const auto all = [](int64_t left) { return std::optional<int64_t>(left); };
+  int64_t inner = 0;
+  const auto outer = ledger.reserve(
+      10,
+      [&](int64_t left) {
+        inner = ledger.reserve(10, all, kNever).bytes();
+        return std::optional<int64_t>(left);
+      },
+      kNever);
+  EXPECT_EQ(inner, 10);
+  EXPECT_EQ(outer.bytes(), 10);
+}
+
 TEST(MemoryLedger, lets_a_job_that_waits_be_cancelled) {
   MemoryLedger ledger;
   const auto holder = ledger.reserve(
