@@ -19,7 +19,6 @@ from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SIDE = 1024  # pixels
 AMPLIFY = 32
 
 
@@ -88,14 +87,15 @@ def panel(result, truth):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calotype", default="build/calotype")
+    parser.add_argument("--side", type=int, default=1024, help="of the pictures, in pixels; a multiple of 16")
     parser.add_argument("--out", default=str(ROOT / "docs"))
     args = parser.parse_args()
     torch.set_num_threads(2)
 
     vae = AutoencoderKL.from_pretrained(ROOT / "models/mini", torch_dtype=torch.float64)
-    photo = Image.open(ROOT / "models/photos/astronaut.png").convert("RGB").resize((SIDE, SIDE), Image.LANCZOS)
+    photo = Image.open(ROOT / "models/photos/astronaut.png").convert("RGB").resize((args.side, args.side), Image.LANCZOS)
     pictures = {
-        "flat grey": torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64),
+        "flat grey": torch.zeros(1, 3, args.side, args.side, dtype=torch.float64),
         "photograph": torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)[None].double() / 127.5 - 1,
     }
     rows, panels, report = [], [], {}
@@ -104,7 +104,7 @@ def main():
             # One latent everywhere for the flat picture: what the middle of its encoding is.
             z = vae.encode(picture).latent_dist.mode()
             if name == "flat grey":
-                z = z[..., 64:65, 64:65].expand(-1, -1, SIDE // 8, SIDE // 8).contiguous()
+                z = z[..., args.side // 16, args.side // 16][..., None, None].expand(-1, -1, args.side // 8, args.side // 8).contiguous()
             z = z.float().double()
             truth = vae.decode(z).sample
             float32 = vae.float().decode(z.float()).sample.double()
