@@ -31,7 +31,8 @@ step_python() {
   local python
   python=$(scripts/python-env.sh)
   [ -x build-test/calotype ] || { configure build-test -DCMAKE_BUILD_TYPE=Release && cmake --build build-test; }
-  "$python" -m pytest -q tests/python tests/cli --calotype build-test/calotype
+  "$python" -m pytest -q -n "$jobs" -m "not timing" tests/python tests/cli --calotype build-test/calotype
+  "$python" -m pytest -q -m timing tests/cli --calotype build-test/calotype
 }
 
 # With -O2 the sanitizers' checks in unrolled kernels take a minute a file to compile, with -O1 five seconds.
@@ -43,7 +44,8 @@ step_sanitize() {
   # An allocation that is too large must fail as it does without the sanitizer.
   local -x ASAN_OPTIONS=allocator_may_return_null=1
   ctest --test-dir build-asan --output-on-failure -j "$jobs"
-  "$(scripts/python-env.sh)" -m pytest -q tests/cli/test_convert_list.py --calotype build-asan/calotype
+  "$(scripts/python-env.sh)" -m pytest -q -n "$jobs" -m "not timing and not without_sanitizers" tests/cli \
+    --calotype build-asan/calotype
 }
 
 step_threads() {

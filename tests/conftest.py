@@ -11,6 +11,11 @@ def pytest_addoption(parser):
                      help="the program, in its build folder")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "timing: judges a time, so it runs alone and without sanitizers")
+    config.addinivalue_line("markers", "without_sanitizers: takes what sanitizers keep for themselves")
+
+
 @pytest.fixture(scope="session")
 def program(request):
     """The path of the calotype program."""

@@ -1,4 +1,5 @@
-// SIGINT and SIGTERM.
+// The ways to end in the middle of things: SIGINT and SIGTERM, and memory that ran out where C++
+// cannot unwind.
 //
 // Jobs that read their progress callback end themselves: while an Interruptible lives, the first
 // signal only raises a flag. At any other time, and at the second signal, the program ends at once;
@@ -8,6 +9,10 @@
 namespace calotype::cli {
 
 void install_signal_handlers();
+
+// Libraries allocate in destructors too; what is thrown there ends the program at once, with the
+// sentence that std::bad_alloc gets elsewhere.
+void install_terminate_handler();
 
 bool interrupted();
 

@@ -78,6 +78,7 @@ int flush(int code) {
 
 int calotype_main(int argc, char** argv) {
   install_signal_handlers();
+  install_terminate_handler();
   try {
     return flush(run(argc, argv));
   } catch (const Error& error) {

@@ -75,10 +75,9 @@ double thread_seconds() {
 }
 
 void on_threads(int threads, const std::function<void(int)>& body) {
-  std::vector<std::thread> others;
+  std::vector<std::jthread> others;  // joined however this ends
   for (int t = 1; t < threads; t++) others.emplace_back(body, t);
   body(0);
-  for (std::thread& other : others) other.join();
 }
 
 }  // namespace

@@ -127,6 +127,8 @@ void ThreadPool::parallel_for(int threads, int64_t count, const Body& body, cons
   if (count <= 0) return;
   threads = static_cast<int>(std::clamp<int64_t>(threads, 1, count));
   Loop loop{body, tick, count};
+  // All slots come back to it, and nothing may throw while workers know the loop.
+  loop.free_slots.reserve(static_cast<size_t>(threads));
   for (int slot = threads - 1; slot > 0; slot--) loop.free_slots.push_back(slot);
 
   std::unique_lock lock(mutex_);

@@ -26,22 +26,25 @@ double silu(double v) { return v / (1 + std::exp(-v)); }
 void for_each_row(int threads, int64_t count, const Ops::Tick& tick,
                   const std::function<void(int64_t)>& body) {
   std::atomic<int64_t> next{0};
+  std::mutex mutex;
   std::exception_ptr stopped;
-  const auto work = [&] {
-    for (int64_t i = next++; i < count; i = next++) body(i);
-  };
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads; t++) others.emplace_back(work);
-  try {
-    for (int64_t i = next++; i < count; i = next++) {
-      body(i);
-      tick(static_cast<double>(i) / static_cast<double>(count));
+  const auto work = [&](const Ops::Tick& told) {
+    try {
+      for (int64_t i = next++; i < count; i = next++) {
+        body(i);
+        if (told) told(static_cast<double>(i) / static_cast<double>(count));
+      }
+    } catch (...) {
+      next = count;
+      const std::lock_guard lock(mutex);
+      if (!stopped) stopped = std::current_exception();
     }
-  } catch (...) {
-    stopped = std::current_exception();
-    next = count;
+  };
+  {
+    std::vector<std::jthread> others;  // joined however this ends
+    for (int t = 1; t < threads; t++) others.emplace_back(work, Ops::Tick());
+    work(tick);
   }
-  for (std::thread& other : others) other.join();
   if (stopped) std::rethrow_exception(stopped);
 }
 

@@ -30,6 +30,7 @@ def test_the_flop_are_those_of_info(calotype):
     assert report["flop"] == calotype.json("info", *SMALL)["flop"] and report["threads"] == 1
 
 
+@pytest.mark.timing
 def test_the_median_is_the_time_of_a_run(calotype):
     def wall(runs):
         start = time.perf_counter()

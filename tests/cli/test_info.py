@@ -1,5 +1,7 @@
 import time
 
+import pytest
+
 KEYS = {
     "model", "source", "container", "family", "config", "config_inferred", "parameters", "encoder_parameters",
     "decoder_parameters", "dtype", "latent_shape", "flop", "planned_peak_bytes",
@@ -96,6 +98,7 @@ def test_quiet_only_checks(calotype):
     assert calotype("info", "--quiet").stdout == ""
 
 
+@pytest.mark.timing
 def test_it_starts_fast(calotype):
     calotype("info")
     times = []

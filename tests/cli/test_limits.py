@@ -119,9 +119,8 @@ def test_a_hard_edge_is_resized_as_pillow_does(calotype):
     assert numpy.abs(ours - pillow).max() < 0.05 * numpy.abs(pillow).max()
 
 
+@pytest.mark.without_sanitizers  # they reserve terabytes of address space
 def test_too_little_address_space_is_a_sentence_that_says_what_to_do(calotype, picture):
-    if calotype.sanitized:
-        pytest.skip("the address sanitizer itself reserves terabytes of address space")
     picture("photo.png", 512, 512)
     refused = 0
     for megabytes in (60, 80, 100, 140, 180, 220):
