@@ -152,13 +152,18 @@ class Stages {
     const double start = start_;
     start_ += share;
     return [this, start, share, count](int64_t done) {
-      if (tick_) tick_(start + share * static_cast<double>(done) / static_cast<double>(count));
+      told_ = start + share * static_cast<double>(done) / static_cast<double>(count);
+      if (tick_) tick_(told_);
     };
+  }
+  // From the calling thread, in the middle of a unit that may take long: the fraction told last.
+  void poll() {
+    if (tick_) tick_(told_);
   }
 
  private:
   const Ops::Tick& tick_;
-  double start_ = 0;
+  double start_ = 0, told_ = 0;
 };
 
 }  // namespace calotype::cpu

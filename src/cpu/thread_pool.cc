@@ -118,7 +118,7 @@ void ThreadPool::take_part(Loop& loop, std::unique_lock<std::mutex>& lock, int s
   }
   busy_--;
   loop.running--;
-  loop.free_slots.push_back(slot);
+  if (!caller) loop.free_slots.push_back(slot);
   if (loop.running == 0) loop.finished.notify_all();
   if (busy_ < limit_ && !loops_.empty()) news_.notify_one();
 }
@@ -127,7 +127,7 @@ void ThreadPool::parallel_for(int threads, int64_t count, const Body& body, cons
   if (count <= 0) return;
   threads = static_cast<int>(std::clamp<int64_t>(threads, 1, count));
   Loop loop{body, tick, count};
-  // All slots come back to it, and nothing may throw while workers know the loop.
+  // All slots but the caller's come back to it, and nothing may throw while workers know the loop.
   loop.free_slots.reserve(static_cast<size_t>(threads));
   for (int slot = threads - 1; slot > 0; slot--) loop.free_slots.push_back(slot);
 

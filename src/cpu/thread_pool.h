@@ -15,7 +15,8 @@ int available_threads();
 
 class ThreadPool {
  public:
-  // `slot` is below the number of threads; no two calls that run at the same time have the same.
+  // `slot` is below the number of threads; no two calls that run at the same time have the same,
+  // and 0 is the calling thread's.
   using Body = std::function<void(int64_t index, int slot)>;
   using Tick = std::function<void(int64_t done)>;
 

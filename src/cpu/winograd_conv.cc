@@ -11,6 +11,8 @@
 
 #ifndef CALOTYPE_CPU_WINOGRAD_CONV_ONCE
 #define CALOTYPE_CPU_WINOGRAD_CONV_ONCE
+#include <functional>
+
 namespace calotype::cpu {
 
 // Tiles [row, row + rows) x [column, column + columns) of a picture, one pass over them, and output
@@ -18,6 +20,8 @@ namespace calotype::cpu {
 struct WinogradBlock {
   int64_t picture, row, rows, column, columns, pass, first, end;
 };
+
+using Poll = std::function<void()>;  // throws to cancel
 
 struct WinogradJob {
   const ConvProblem& p;
@@ -373,12 +377,13 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
 }
 
 template <class S, Reading kReading>
-void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory,
-               const BlockSums& sums) {
+void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory, const BlockSums& sums,
+               const Poll& poll) {
   const WinogradShape& s = job.s;
   const Scratch scratch(s, memory);
   std::fill_n(scratch.started, s.started_floats(), 0.0f);
   transform_input<S, kReading>(job, b, scratch);
+  if (poll) poll();
   for (int64_t phase = 0; phase < s.out_phases; phase++) {
     const int64_t group = b.pass * s.out_phases + phase;
     for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
@@ -387,24 +392,25 @@ void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory,
       for (int64_t r = 0; r < b.rows; r++) {
         write_row<S>(job, b, r, group, first, end, scratch, sums);
       }
+      if (poll) poll();
     }
   }
   if (job.stream) hwy::FlushStream();
 }
 
 void WinogradBlockConv(const WinogradJob& job, const WinogradBlock& b, float* scratch,
-                       const BlockSums& sums) {
+                       const BlockSums& sums, const Poll& poll) {
   const bool norm = !job.p.norm.empty();
   switch (job.s.tiles) {
     case Tiles::kF43:
-      return norm ? run_block<F43, Reading::kNormSilu>(job, b, scratch, sums)
-                  : run_block<F43, Reading::kPlain>(job, b, scratch, sums);
+      return norm ? run_block<F43, Reading::kNormSilu>(job, b, scratch, sums, poll)
+                  : run_block<F43, Reading::kPlain>(job, b, scratch, sums, poll);
     case Tiles::kF63:
-      return norm ? run_block<F63, Reading::kNormSilu>(job, b, scratch, sums)
-                  : run_block<F63, Reading::kPlain>(job, b, scratch, sums);
+      return norm ? run_block<F63, Reading::kNormSilu>(job, b, scratch, sums, poll)
+                  : run_block<F63, Reading::kPlain>(job, b, scratch, sums, poll);
     case Tiles::kF52:
-      return norm ? run_block<F52, Reading::kNormSilu>(job, b, scratch, sums)
-                  : run_block<F52, Reading::kPlain>(job, b, scratch, sums);
+      return norm ? run_block<F52, Reading::kNormSilu>(job, b, scratch, sums, poll)
+                  : run_block<F52, Reading::kPlain>(job, b, scratch, sums, poll);
   }
 }
 
@@ -468,7 +474,10 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
           sums = work.sums.at(unit);
           if (split == 0) work.sums.set_count(unit, pixels_of(p, s, b));
         }
-        block_conv(job, b, work.slot(slot, s.slot_floats()), sums);
+        // Slot 0 is the calling thread's. The first unit of a layer has 20 MB of new memory
+        // cleared.
+        const Poll poll = slot == 0 ? Poll([&] { stages.poll(); }) : Poll();
+        block_conv(job, b, work.slot(slot, s.slot_floats()), sums, poll);
       },
       stages.next(1, units * splits));
   if (stats != nullptr) merge_sums(work.sums, p.y.c, parts, first_band, bands, *stats);
