@@ -599,10 +599,7 @@ def test_a_job_looks_for_interrupts_every_100_ms(full_width, sides, memory):
         pass
     entering.append(((time.process_time() - last[0]) / threads, "the end"))
     print(max(entering), max(inside))
-    assert max(entering)[0] < 0.1 and len(inside) > 5
-    # The first unit of a layer has up to 20 MB of new memory cleared, which may take a virtual
-    # machine's kernel four times as long as the unit's own arithmetic.
-    assert max(inside)[0] < (0.1 if sides == (32, 32) else 0.2)
+    assert max(entering + inside)[0] < 0.1 and len(inside) > 5
 
 
 def test_an_interrupt_stops_a_decode_within_100_ms(vae, interruptible):

@@ -214,7 +214,7 @@ def test_the_loader_offers_the_files_of_comfyui(nodes, monkeypatch, tmp_path):
     assert vae.latent_channels == 16
 
 
-# What comfy.sd.VAE has, of ComfyUI's main branch in November 2026, and what its nodes and those of
+# What comfy.sd.VAE of ComfyUI has (a list kept by hand), and what its nodes and those of
 # others use of it. Left out: what is of audio and video alone (decode_tiled_1d, decode_tiled_3d, …).
 COMFYUI_METHODS = """
     decode decode_tiled decode_tiled_ encode encode_tiled encode_tiled_ get_sd is_dynamic
