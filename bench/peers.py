@@ -133,7 +133,7 @@ class Bench:
         a = self.arguments
         environment = os.environ | self.environment
         print(f"{a.job} {size}: preparing", file=sys.stderr)
-        subprocess.run(list(map(str, self.script("prepare", size, a.family))), check=True,
+        subprocess.run(list(map(str, self.script("prepare", size, a.family, *a.engines))), check=True,
                        env=environment, stdout=subprocess.DEVNULL)
         results = {}
         for engine in a.engines:

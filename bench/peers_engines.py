@@ -1,6 +1,6 @@
 """One engine of bench/peers.py, in a process of its own: see there.
 
-    peers_engines.py prepare WORK JOB WxH FAMILY    the model and its input, for every engine
+    peers_engines.py prepare WORK JOB WxH FAMILY ENGINE ...   the model and its input
     peers_engines.py truth WORK JOB WxH             the output in float64, by PyTorch
     peers_engines.py run WORK JOB WxH ENGINE RUNS THREADS
     peers_engines.py compare WORK JOB WxH TRUTH ENGINE ...
@@ -11,6 +11,7 @@ reads best, converted from one PyTorch module; all of that is done by `prepare` 
 
 import json
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,7 +40,6 @@ class Files:
         self.input = self.folder / "input.npy"  # NCHW
         self.truth = self.folder / "truth.npy"
         self.onnx = self.folder / "model.onnx"
-        self.torchscript = self.folder / "model.pt"
 
     def output(self, engine):
         return self.folder / f"{engine}.npy"
@@ -110,43 +110,63 @@ def make_input(files):
         np.save(files.folder / "input-nhwc.npy", picture.transpose(0, 2, 3, 1).copy())
 
 
+class Unprepared(Exception):
+    pass
+
+
 def convert(*command, folder):
-    """Runs a converter; what it says is only of interest where it fails."""
+    """Runs a converter; what it says is only of interest where it fails. Its engine is then left out."""
     done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True,
                           check=False)
+    if done.returncode == -signal.SIGKILL:
+        raise Unprepared(f"{command[0]} was killed: it takes more memory than the machine has")
     if done.returncode != 0:
-        sys.exit(f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise Unprepared(f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def prepare(files, family):
-    """Everything that an engine loads. Attention is plain products and a softmax in the exports."""
-    import torch
-
+def prepare(files, family, engine):
+    """What an engine loads. Attention is plain products and a softmax in the exports."""
     make_model(files, family)
-    if files.torchscript.exists():
-        return
     files.folder.mkdir(parents=True, exist_ok=True)
     make_input(files)
-    module = load(files)
-    # At the real size: shapes are fixed in what comes out.
+    bin_folder = pathlib.Path(sys.executable).parent
+    if engine in ("onnxruntime", "openvino", "mnn") and not files.onnx.exists():
+        export_onnx(files)
+    mnn, ncnn = files.folder / "model.mnn", files.folder / "model.ncnn.param"
+    if engine == "mnn" and not mnn.exists():
+        new = mnn.with_suffix(".new")
+        convert(bin_folder / "mnnconvert", "-f", "ONNX", "--modelFile", files.onnx, "--MNNModel",
+                new, "--bizCode", "calotype", folder=files.folder)
+        new.rename(mnn)
+    if engine == "ncnn" and not ncnn.exists():
+        traced, shape = files.folder / "traced.pt", trace(files)
+        new = ncnn.with_suffix(".new")
+        convert(bin_folder / "pnnx", traced, f"inputshape=[{shape}]", "fp16=0", f"ncnnparam={new}",
+                f"ncnnbin={files.folder / 'model.ncnn.bin'}", folder=files.folder)
+        for leftover in [traced, *files.folder.glob("*pnnx*")]:
+            leftover.unlink()
+        new.rename(ncnn)
+
+
+def export_onnx(files):
+    import torch
+
+    x = torch.from_numpy(np.load(files.input))  # at the real size: shapes are fixed in what comes out
+    new = files.onnx.with_suffix(".new")
+    with torch.no_grad():
+        torch.onnx.export(load(files), (x,), new, input_names=["x"], output_names=["y"],
+                          dynamo=False, opset_version=17)
+    new.rename(files.onnx)
+
+
+def trace(files):
+    """Into traced.pt; the shape of the input, for pnnx."""
+    import torch
+
     x = torch.from_numpy(np.load(files.input))
     with torch.no_grad():
-        torch.onnx.export(module, (x,), files.onnx, input_names=["x"], output_names=["y"],
-                          dynamo=False, opset_version=17)
-        traced = torch.jit.trace(module, x, check_trace=False)
-    bin_folder = pathlib.Path(sys.executable).parent
-    convert(bin_folder / "mnnconvert", "-f", "ONNX", "--modelFile", files.onnx,
-            "--MNNModel", files.folder / "model.mnn", "--bizCode", "calotype",
-            folder=files.folder)
-    temporary = files.torchscript.with_suffix(".new.pt")
-    traced.save(temporary)
-    shape = ",".join(map(str, x.shape))
-    convert(bin_folder / "pnnx", temporary, f"inputshape=[{shape}]", "fp16=0",
-            f"ncnnparam={files.folder / 'model.ncnn.param'}",
-            f"ncnnbin={files.folder / 'model.ncnn.bin'}", folder=files.folder)
-    for leftover in files.folder.glob("*pnnx*"):
-        leftover.unlink()
-    temporary.rename(files.torchscript)  # the last one: all is there
+        torch.jit.trace(load(files), x, check_trace=False).save(files.folder / "traced.pt")
+    return ",".join(map(str, x.shape))
 
 
 def truth(files):
@@ -298,7 +318,11 @@ def main():
     command, work, job, size, *rest = sys.argv[1:]
     files = Files(work, job, size)
     if command == "prepare":
-        prepare(files, *rest)
+        for engine in rest[1:]:
+            try:
+                prepare(files, rest[0], engine)
+            except Unprepared as problem:
+                print(f"{engine}: {problem}", file=sys.stderr)
     elif command == "truth":
         truth(files)
     elif command == "compare":

@@ -1,5 +1,7 @@
 // calotype roundtrip: encodes and decodes pictures, and says what that cost them.
 #include <cmath>
+#include <future>
+#include <utility>
 
 #include "cli/args.h"
 #include "cli/batch.h"
@@ -101,11 +103,15 @@ class RoundtripJob {
       result = interruptible([&] { return run_roundtrip(model_, args_, image, meter); });
     }
     check_finite(result.image, input, args_.model.name());
-    const double decibels = psnr(image, result.image), similarity = ssim(image, result.image);
+    // Compared while the files are compressed.
+    const auto when = args_.run.threads == 1 ? std::launch::deferred : std::launch::async;
+    auto comparing = std::async(
+        when, [&] { return std::pair(psnr(image, result.image), ssim(image, result.image)); });
+    write(i, image, result.image);
+    const auto [decibels, similarity] = comparing.get();
     ++count_;
     psnr_sum_ += decibels;
     ssim_sum_ += similarity;
-    write(i, image, result.image);
     const int64_t width = image.dim(2), height = image.dim(1);
     const double megapixels = static_cast<double>(width * height) * 1e-6;
     print(i, width, height, decibels, similarity, megapixels, result);

@@ -47,23 +47,29 @@ struct Plane {  // one channel of one picture pair
   int64_t height, width, channels;
 };
 
-// The moments of row y, filtered along x.
-void filter_row(const Plane& p, int64_t y, const std::vector<double>& window, Moments& row) {
-  const int64_t taps = static_cast<int64_t>(window.size());
-  const int64_t columns = p.width - taps + 1;
-  for (auto& moment : row) moment.assign(static_cast<size_t>(columns), 0);
-  for (int64_t k = 0; k < taps; k++) {
-    const double weight = window[static_cast<size_t>(k)];
-    for (int64_t x = 0; x < columns; x++) {
-      const int64_t at = (y * p.width + x + k) * p.channels;
-      const double a = p.a[at], b = p.b[at];
-      const size_t i = static_cast<size_t>(x);
-      row[kA][i] += weight * a;
-      row[kB][i] += weight * b;
-      row[kAA][i] += weight * a * a;
-      row[kBB][i] += weight * b * b;
-      row[kAB][i] += weight * a * b;
-    }
+// to += weight * from[0, to.size())
+void add_weighted(std::vector<double>& to, double weight, const double* from) {
+  for (size_t i = 0; i < to.size(); i++) to[i] += weight * from[i];
+}
+
+// The moments of row y, filtered along x; `pixels` keeps its memory from row to row.
+void filter_row(const Plane& p, int64_t y, const std::vector<double>& window, Moments& pixels,
+                Moments& row) {
+  for (auto& moment : pixels) moment.resize(static_cast<size_t>(p.width));
+  for (int64_t x = 0; x < p.width; x++) {
+    const int64_t at = (y * p.width + x) * p.channels;
+    const double a = p.a[at], b = p.b[at];
+    const auto i = static_cast<size_t>(x);
+    pixels[kA][i] = a;
+    pixels[kB][i] = b;
+    pixels[kAA][i] = a * a;
+    pixels[kBB][i] = b * b;
+    pixels[kAB][i] = a * b;
+  }
+  for (size_t m = 0; m < kMoments; m++) {
+    row[m].assign(static_cast<size_t>(p.width) - window.size() + 1, 0);
+    for (size_t k = 0; k < window.size(); k++)
+      add_weighted(row[m], window[k], pixels[m].data() + k);
   }
 }
 
@@ -82,20 +88,23 @@ double ssim_of(const Plane& p) {
   const auto columns = gaussian(std::min<int64_t>(5, (p.width - 1) / 2));
   const auto rows = gaussian(std::min<int64_t>(5, (p.height - 1) / 2));
   std::vector<Moments> ring(rows.size());
+  Moments pixels, window;
   double sum = 0;
   int64_t windows = 0;
   for (int64_t y = 0; y < p.height; y++) {
-    filter_row(p, y, columns, ring[static_cast<size_t>(y) % rows.size()]);
+    filter_row(p, y, columns, pixels, ring[static_cast<size_t>(y) % rows.size()]);
     const int64_t top = y - static_cast<int64_t>(rows.size()) + 1;
     if (top < 0) continue;
-    for (size_t x = 0; x < ring[0][kA].size(); x++) {
-      std::array<double, kMoments> moments = {};
+    for (size_t m = 0; m < kMoments; m++) {
+      window[m].assign(ring[0][m].size(), 0);
       for (size_t k = 0; k < rows.size(); k++) {
         const Moments& row = ring[(static_cast<size_t>(top) + k) % rows.size()];
-        for (size_t m = 0; m < kMoments; m++) moments[m] += rows[k] * row[m][x];
+        add_weighted(window[m], rows[k], row[m].data());
       }
-      sum += ssim_of(moments);
-      windows++;
+    }
+    for (size_t x = 0; x < window[kA].size(); x++, windows++) {
+      sum +=
+          ssim_of({window[kA][x], window[kB][x], window[kAA][x], window[kBB][x], window[kAB][x]});
     }
   }
   return sum / static_cast<double>(windows);

@@ -95,7 +95,9 @@ class Planner {
       fail(ErrorCode::kOutOfMemory, "the job needs ", least, " bytes, but only ", options_.memory,
            " are left for it");
     }
+    constexpr int64_t kBands[] = {kWhole, kEasyBands, 4, 2, 1};
     std::vector<Choice> choices = {smallest, grow(smallest, least)};
+    for (const int64_t bands : kBands) choices.push_back({keep, bands});
     const double ratio = static_cast<double>(most) / static_cast<double>(least);
     // A job of a moment is not worth a long search.
     const int rungs = std::clamp(static_cast<int>(2 * unbounded.seconds), 2, kMostRungs);
@@ -104,7 +106,7 @@ class Planner {
                                                std::pow(ratio, rung / static_cast<double>(rungs)));
       if (budget > options_.memory) break;
       choices.push_back(grow(smallest, budget));
-      for (const int64_t bands : {kWhole, kEasyBands, int64_t{4}, int64_t{2}, int64_t{1}}) {
+      for (const int64_t bands : kBands) {
         const std::optional<Choice> found = shrink({keep, bands}, budget);
         if (found) choices.push_back(grow(*found, budget));
       }
@@ -153,7 +155,9 @@ class Planner {
   // What a pass costs whatever else is alive; remembered, since most passes of two choices are the
   // same.
   const PassCost& cost(const Pass& pass, const Choice& choice) {
-    std::vector<int> key = {static_cast<int>(choice.bands), pass.stores ? 1 : 0};
+    std::vector<int> key = {static_cast<int>(choice.bands)};
+    key.insert(key.end(), pass.stores.begin(), pass.stores.end());
+    key.push_back(-1);
     key.insert(key.end(), pass.nodes.begin(), pass.nodes.end());
     key.push_back(-1);
     key.insert(key.end(), pass.dies.begin(), pass.dies.end());
@@ -283,10 +287,9 @@ class Planner {
       result.peaks.push_back(peak);
       result.peak = std::max(result.peak, peak);
       result.seconds += cost.seconds;
-      const int target = output_of(graph_.nodes()[static_cast<size_t>(pass.nodes.back())]).id;
-      if (pass.stores && !borrowed(target) &&
-          choice.means[static_cast<size_t>(target)] == Means::kKeep) {
-        kept[target] = whole_bytes(target);
+      for (const int a : pass.stores) {
+        if (!borrowed(a) && choice.means[static_cast<size_t>(a)] == Means::kKeep)
+          kept[a] = whole_bytes(a);
       }
       for (const int a : pass.dies) kept.erase(a);
     }
@@ -376,9 +379,11 @@ class Planner {
       choice = *smaller;
     }
     // Of a small job strips and buffers take more than they save.
-    const Choice keep_all = {
-        std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep), kWhole};
-    return evaluate(keep_all).peak <= evaluate(choice).peak ? keep_all : choice;
+    for (const int64_t bands : {kWhole, kEasyBands}) {
+      const Choice keep = {std::vector<Means>(choice.means.size(), Means::kKeep), bands};
+      if (evaluate(keep).peak <= evaluate(choice).peak) choice = keep;
+    }
+    return choice;
   }
 
   // Whole passes where strips buy nothing.
@@ -421,15 +426,14 @@ class Planner {
     std::vector<Place> taken;  // by start
     plan.scratch_offset.assign(static_cast<size_t>(graph_.activations()), -1);
     for (const Pass& pass : plan.passes) {
-      const int target = output_of(graph_.nodes()[static_cast<size_t>(pass.nodes.back())]).id;
-      if (pass.stores && !borrowed(target) &&
-          plan.means[static_cast<size_t>(target)] == Means::kSpill) {
-        const int64_t bytes = checked_mul(chunks(target).picture_bytes(), batch_);
+      for (const int a : pass.stores) {
+        if (borrowed(a) || plan.means[static_cast<size_t>(a)] != Means::kSpill) continue;
+        const int64_t bytes = checked_mul(chunks(a).picture_bytes(), batch_);
         int64_t start = 0;
         auto place = taken.begin();
         for (; place != taken.end() && place->start - start < bytes; ++place) start = place->end;
-        plan.scratch_offset[static_cast<size_t>(target)] = start;
-        taken.insert(place, {start, checked_add(start, bytes), target});
+        plan.scratch_offset[static_cast<size_t>(a)] = start;
+        taken.insert(place, {start, checked_add(start, bytes), a});
         plan.scratch_bytes = std::max(plan.scratch_bytes, start + bytes);
       }
       std::erase_if(taken, [&](const Place& p) {

@@ -20,12 +20,13 @@ class PassMaker {
       maker_[static_cast<size_t>(output_of(graph.nodes()[i]).id)] = static_cast<int>(i);
     }
     has_stats_.assign(static_cast<size_t>(graph.activations()), false);
+    stored_.assign(static_cast<size_t>(graph.activations()), false);
   }
 
   std::vector<Pass> make() {
     for (const Node& node : graph_.nodes()) {
-      const Activation y = output_of(node);
-      if (!transient(y.id)) add_pass(y.id, true);
+      const int y = output_of(node).id;
+      if (!transient(y) && !stored_[static_cast<size_t>(y)]) add_pass(together_with(node), true);
     }
     find_deaths();
     return std::move(passes_);
@@ -43,19 +44,34 @@ class PassMaker {
     }
   }
 
-  void add_pass(int target, bool stores) {
+  // What `node` makes and all that can be made on the way, of the same rows and nothing else.
+  std::vector<int> together_with(const Node& node) const {
+    const Activation y = output_of(node);
+    std::vector<int> together = {y.id};
+    const auto* first = std::get_if<ConvNode>(&node);
+    for (const Node& other : graph_.nodes()) {
+      const auto* conv = std::get_if<ConvNode>(&other);
+      if (first == nullptr || conv == nullptr || conv == first) continue;
+      if (conv->x.id != first->x.id || conv->residual || transient(conv->y.id)) continue;
+      if (graph_.extent(conv->y).h == graph_.extent(y).h) together.push_back(conv->y.id);
+    }
+    return together;
+  }
+
+  void add_pass(const std::vector<int>& targets, bool stores) {
     std::set<int> nodes;
-    closure(target, nodes);
+    for (const int target : targets) closure(target, nodes);
     for (const int index : nodes) {  // in order: an inner activation's statistics come first
       const Node& node = node_at(graph_, index);
       const Activation x = inputs_of(node).front();
       const bool normed =
           std::holds_alternative<AttentionNode>(node) || std::get<ConvNode>(node).norm.has_value();
-      if (normed && !has_stats_[static_cast<size_t>(x.id)]) add_pass(x.id, false);
+      if (normed && !has_stats_[static_cast<size_t>(x.id)]) add_pass({x.id}, false);
     }
     Pass pass;
     pass.nodes.assign(nodes.begin(), nodes.end());
-    pass.stores = stores;
+    if (stores) pass.stores = targets;
+    for (const int a : pass.stores) stored_[static_cast<size_t>(a)] = true;
     for (const int index : nodes) {
       const int y = output_of(node_at(graph_, index)).id;
       if (graph_.stats_groups({y}) == 0 || has_stats_[static_cast<size_t>(y)]) continue;
@@ -84,7 +100,7 @@ class PassMaker {
   const Graph& graph_;
   const std::vector<Means>& means_;
   std::vector<int> maker_;
-  std::vector<bool> has_stats_;
+  std::vector<bool> has_stats_, stored_;
   std::vector<Pass> passes_;
 };
 
@@ -106,13 +122,13 @@ class StepMaker {
       state.borrowed = id == graph.input().id || id == graph.output().id;
       state.spilled = !state.borrowed && means[static_cast<size_t>(id)] == Means::kSpill;
       state.dies = std::count(pass.dies.begin(), pass.dies.end(), id) > 0;
+      state.stored = std::count(pass.stores.begin(), pass.stores.end(), id) > 0;
       state.done = state.maker < 0 && !state.spilled ? state.height : 0;
     }
   }
 
   std::vector<Step> make(int64_t strip_rows) {
     if (adopts()) return adopting_attention();
-    State& target = activations_.at(target_);
     const Plan plan = plan_strips(strip_rows);
     for (size_t strip = 0; strip < plan.size(); strip++) {
       if (strip == 0) read(plan[0]);
@@ -120,12 +136,15 @@ class StepMaker {
       if (strip + 1 < plan.size()) read(plan[strip + 1]);  // ahead, while the cores compute
       compute(plan[strip]);
       release();
-      if (pass_.stores && target.spilled) write_behind(target);
+      for (const int id : pass_.stores) {
+        if (activations_.at(id).spilled) write_behind(activations_.at(id));
+      }
     }
-    if (pass_.stores && target.spilled) {
-      steps_.push_back(
-          {.kind = Step::Kind::kAwaitWrite, .activation = target_, .last = target.height});
-      release_to(target, target.height);
+    for (const int id : pass_.stores) {
+      State& state = activations_.at(id);
+      if (!state.spilled) continue;
+      steps_.push_back({.kind = Step::Kind::kAwaitWrite, .activation = id, .last = state.height});
+      release_to(state, state.height);
     }
     return std::move(steps_);
   }
@@ -137,7 +156,7 @@ class StepMaker {
     std::vector<int> readers;  // in this pass
     int64_t height = 0;
     bool borrowed = false;  // the caller's memory
-    bool spilled = false, dies = false;
+    bool spilled = false, dies = false, stored = false;
     int64_t done = 0;      // rows made, or asked of the scratch file
     int64_t ready = 0;     // of these, rows that have been waited for
     int64_t released = 0;  // rows let go
@@ -174,6 +193,8 @@ class StepMaker {
       for (auto index = pass_.nodes.rbegin(); index != pass_.nodes.rend(); ++index) {
         const Node& node = node_at(graph_, *index);
         int64_t& end = need[output_of(node).id];
+        // The target came first.
+        if (activations_.at(output_of(node).id).stored) end = std::max(end, need[target_]);
         if (end <= done[output_of(node).id]) continue;
         end = std::holds_alternative<AttentionNode>(node) ? graph_.extent(output_of(node)).h
                                                           : band_end(*index, end);
@@ -234,7 +255,7 @@ class StepMaker {
   void release() {
     for (auto& [id, state] : activations_) {
       const bool target = id == target_;
-      if (target && pass_.stores) continue;
+      if (state.stored) continue;
       const bool passing = state.maker >= 0 || state.spilled || state.dies;
       if (!passing) continue;
       int64_t row = target ? state.done : state.height;
@@ -249,17 +270,17 @@ class StepMaker {
 
   // The strip before this one must be in the file before its memory goes; this one is written while
   // the next is computed.
-  void write_behind(State& target) {
-    if (target.written > 0) {
+  void write_behind(State& state) {
+    if (state.written > 0) {
       steps_.push_back(
-          {.kind = Step::Kind::kAwaitWrite, .activation = target_, .last = target.written});
-      release_to(target, target.written);
+          {.kind = Step::Kind::kAwaitWrite, .activation = state.id, .last = state.written});
+      release_to(state, state.written);
     }
     steps_.push_back({.kind = Step::Kind::kWrite,
-                      .activation = target_,
-                      .first = target.written,
-                      .last = target.done});
-    target.written = target.done;
+                      .activation = state.id,
+                      .first = state.written,
+                      .last = state.done});
+    state.written = state.done;
   }
 
   // Attention may write over its input where nobody reads that later.
@@ -267,7 +288,7 @@ class StepMaker {
     if (!std::holds_alternative<AttentionNode>(node_at(graph_, pass_.nodes.front()))) return false;
     const State& x = activations_.at(inputs_of(node_at(graph_, pass_.nodes.front())).front().id);
     const State& y = activations_.at(target_);
-    return pass_.nodes.size() == 1 && pass_.stores && !x.borrowed && !x.spilled && x.dies &&
+    return pass_.nodes.size() == 1 && y.stored && !x.borrowed && !x.spilled && x.dies &&
            !y.borrowed && !y.spilled;
   }
 

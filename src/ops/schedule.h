@@ -2,10 +2,11 @@
 //
 // GroupNorm needs the statistics of a whole activation before anybody can read it, so the network
 // is a sequence of passes over the picture. A pass makes one activation (its target), or only the
-// statistics of one, in strips of rows from top to bottom. On the way it makes the rows of those
-// activations again that were not stored, and lets rows go as soon as nobody needs them. The steps
-// of a pass are written down before it runs: the planner adds up memory over the same steps that
-// the executor follows.
+// statistics of one, in strips of rows from top to bottom. A shortcut goes with the convolution
+// that reads the same rows: these are read once, and go while both results grow. On the way a pass
+// makes the rows of those activations again that were not stored, and lets rows go as soon as
+// nobody needs them. The steps of a pass are written down before it runs: the planner adds up
+// memory over the same steps that the executor follows.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,7 @@ struct Step {
 
 struct Pass {
   std::vector<int> nodes;     // of the graph, in order; the last one makes the target
-  bool stores = true;         // the target; false: only its statistics are wanted
+  std::vector<int> stores;    // activations; none where only the target's statistics are wanted
   std::vector<int> collects;  // activations whose statistics this pass leaves
   std::vector<int> dies;      // stored activations that nobody reads after this pass
 };
