@@ -60,16 +60,22 @@ int64_t Job::shared_bytes() const {
   return bytes;
 }
 
+int64_t Job::tensor_bytes(Activation a) const {
+  const Extent e = graph_.extent(a);
+  const int64_t values = checked_mul(checked_mul(checked_mul(e.h, e.w), e.c), batch_);
+  const int64_t wide = ops_->element() == DType::kF64 ? 8 : 0;  // the reference's own copies
+  return checked_mul(values, 4 + wide);
+}
+
+// One picture's output has no memory before it is written; those of a batch are there one after the
+// other, and the reference's copies from the beginning.
+bool Job::output_comes_last() const { return batch_ == 1 && ops_->element() == DType::kF32; }
+
 // What the budget counts besides the plan: what is shared, input and output, what the caller holds.
 int64_t Job::base_bytes() const {
-  const auto tensor = [&](Activation a) {
-    const Extent e = graph_.extent(a);
-    const int64_t values = checked_mul(checked_mul(checked_mul(e.h, e.w), e.c), batch_);
-    const int64_t wide = ops_->element() == DType::kF64 ? 8 : 0;  // the reference's own copies
-    return checked_mul(values, 4 + wide);
-  };
+  const int64_t output = output_comes_last() ? 0 : tensor_bytes(graph_.output());
   return checked_add(checked_add(shared_bytes(), std::max<int64_t>(options_.held_bytes, 0)),
-                     checked_add(tensor(graph_.input()), tensor(graph_.output())));
+                     checked_add(tensor_bytes(graph_.input()), output));
 }
 
 int64_t Job::budget() const { return memory_budget(options_.memory); }
@@ -80,6 +86,7 @@ PlanOptions Job::plan_options(int64_t budget) const {
   plan.memory = budget;
   plan.may_spill = !is_memory_backed(folder);
   plan.mapped_weights = model_.mapped;
+  if (output_comes_last()) plan.output_bytes = tensor_bytes(graph_.output());
   if (options_.backend == Backend::kReference) {
     // Plain loops; to measure them takes seconds.
     plan.speed.flop_per_second = 1e9 * ops_->threads();

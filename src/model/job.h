@@ -27,6 +27,8 @@ class Job {
 
  private:
   int64_t shared_bytes() const;
+  int64_t tensor_bytes(Activation a) const;
+  bool output_comes_last() const;
   int64_t base_bytes() const;
   int64_t budget() const;
   PlanOptions plan_options(int64_t budget) const;

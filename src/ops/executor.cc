@@ -164,8 +164,9 @@ class Execution {
   void make_room(const PassMemory& pass) {
     const auto workspace = [&] { return ops_.held_workspace().at_least(pass.workspace).total(); };
     const int64_t rows = std::max(memory_.held_bytes() + pass.weights, pass.rows);
-    if (rows + workspace() > plan_.peak_bytes) ops_.fit_workspace(pass.workspace);
-    memory_.trim(plan_.peak_bytes - workspace() - pass.weights);
+    const int64_t room = plan_.peak_bytes - pass.output;
+    if (rows + workspace() > room) ops_.fit_workspace(pass.workspace);
+    memory_.trim(room - workspace() - pass.weights);
   }
 
   void run_pass(const Pass& pass, int64_t strip_rows) {

@@ -36,6 +36,7 @@ struct PassCost {
   int64_t rows = 0;      // most bytes of activations while it runs
   int64_t prepared = 0;  // bytes of its prepared weights
   int64_t weights = 0;   // most bytes of mapped weights, read before it runs
+  int64_t output = 0;    // bytes of the caller's output, where it is written
   WorkspaceBytes workspace;
   double seconds = 0;
   double flop = 0;
@@ -44,7 +45,7 @@ struct PassCost {
   // Of all that the pass has for itself.
   int64_t own_peak() const {
     return checked_add(checked_add(std::max(checked_add(start, weights), rows), prepared),
-                       workspace.total());
+                       checked_add(workspace.total(), output));
   }
 };
 
@@ -204,6 +205,7 @@ class Planner {
       of(a).materialize(graph_.extent({a}).h);
       alive += of(a).alive();
     }
+    if (made.contains(graph_.output().id)) cost.output = options_.output_bytes;
     peak = alive;
     cost.start = checked_mul(alive, chunk_bytes_);
     std::map<int, int64_t> most_rows;  // of a call, by node
@@ -366,24 +368,40 @@ class Planner {
     return choice;
   }
 
+  // From all spilled; once with what attention reads and makes in memory, where it works in place:
+  // either alone would save nothing.
   Choice smallest() {
-    Choice choice = {std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep),
-                     1};
-    for (int a = 0; a < graph_.activations(); a++) {
-      if (allowed(a, Means::kSpill)) choice.means[static_cast<size_t>(a)] = Means::kSpill;
+    std::set<int> of_attention;
+    for (const Node& node : graph_.nodes()) {
+      if (!std::holds_alternative<AttentionNode>(node)) continue;
+      of_attention.insert(inputs_of(node).front().id);
+      of_attention.insert(output_of(node).id);
     }
-    for (;;) {
-      const int64_t peak = evaluate(choice).peak;
-      const std::optional<Choice> smaller = shrink(choice, peak - 1);
-      if (!smaller) break;
-      choice = *smaller;
-    }
+    Choice choice = shrunk({});
+    const Choice in_place = shrunk(of_attention);
+    if (evaluate(in_place).peak < evaluate(choice).peak) choice = in_place;
     // Of a small job strips and buffers take more than they save.
     for (const int64_t bands : {kWhole, kEasyBands}) {
       const Choice keep = {std::vector<Means>(choice.means.size(), Means::kKeep), bands};
       if (evaluate(keep).peak <= evaluate(choice).peak) choice = keep;
     }
     return choice;
+  }
+
+  // The smallest choice that single changes lead to from all spilled but what is `kept`.
+  Choice shrunk(const std::set<int>& kept) {
+    Choice choice = {std::vector<Means>(static_cast<size_t>(graph_.activations()), Means::kKeep),
+                     1};
+    for (int a = 0; a < graph_.activations(); a++) {
+      if (allowed(a, Means::kSpill) && !kept.contains(a))
+        choice.means[static_cast<size_t>(a)] = Means::kSpill;
+    }
+    for (;;) {
+      const int64_t peak = evaluate(choice).peak;
+      const std::optional<Choice> smaller = shrink(choice, peak - 1);
+      if (!smaller) return choice;
+      choice = *smaller;
+    }
   }
 
   // Whole passes where strips buy nothing.
@@ -404,7 +422,8 @@ class Planner {
           peak <= (budget > 0 ? budget : result.peak) && whole.seconds <= strips.seconds;
       const PassCost& taken = fits ? whole : strips;
       plan.strip_rows.push_back(strip_rows(pass, fits ? kWhole : choice.bands));
-      plan.memory.push_back({others + taken.rows + taken.prepared, taken.weights, taken.workspace});
+      plan.memory.push_back(
+          {others + taken.rows + taken.prepared, taken.weights, taken.output, taken.workspace});
       plan.peak_bytes = std::max(plan.peak_bytes, others + taken.own_peak());
       plan.seconds += taken.seconds;
       plan.flop_executed += strips.flop;

@@ -20,6 +20,8 @@ struct PlanOptions {
       0;  // bytes for activations, workspace and the weights in use; 0: as much as is fastest
   bool may_spill = true;  // false where the scratch folder is memory itself
   MachineSpeed speed;
+  int64_t output_bytes =
+      0;  // of the caller's output where they count here: its memory comes when it is written
   bool mapped_weights =
       false;  // weights come from a file, so that their pages count while they are used
 };
@@ -28,6 +30,7 @@ struct PlanOptions {
 struct PassMemory {
   int64_t rows = 0;     // bytes of chunks: activations, kept ones too, and prepared weights
   int64_t weights = 0;  // of mapped weights, while they are prepared
+  int64_t output = 0;   // of the caller's output, where this pass writes it
   WorkspaceBytes workspace;
 };
 
