@@ -50,12 +50,15 @@ Roundtrip run_roundtrip(const AutoencoderKL& model, const RoundtripArgs& args, c
   const Stopwatch encode_watch;
   const Posterior posterior = model.encode(padded, encoding);
   padded = {};
-  const Tensor latents = model.scale(
-      args.sample ? posterior.sample(static_cast<uint64_t>(args.seed)) : posterior.mode());
+  Tensor latents =
+      args.sample ? posterior.sample(static_cast<uint64_t>(args.seed)) : posterior.mode();
+  const bool raw = !model.has_latent_space();
+  if (!raw) latents = model.scale(latents);
   result.encode_seconds = encode_watch.seconds();
   decoding.progress = meter.part(share, 1);
   const Stopwatch decode_watch;
-  result.image = cropped_picture(model.decode(latents, decoding), image.dim(1), image.dim(2));
+  Tensor decoded = raw ? model.decode_z(latents, decoding) : model.decode(latents, decoding);
+  result.image = cropped_picture(std::move(decoded), image.dim(1), image.dim(2));
   result.decode_seconds = decode_watch.seconds();
   return result;
 }
