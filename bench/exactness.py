@@ -4,7 +4,7 @@
 Decodes the latents of a flat grey picture, and of the bundled photograph, with the embedded model; compares each result with the untiled
 float64 network (diffusers in double precision); writes docs/exactness.png (differences amplified) and docs/exactness.md.
 
-    python3 bench/exactness.py --calotype build/calotype        # needs torch, diffusers, safetensors, pillow
+    $(scripts/python-env.sh) bench/exactness.py --calotype build/calotype
 """
 
 import argparse
