@@ -124,11 +124,8 @@ def convert(*command, folder):
         raise Unprepared(f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def prepare(files, family, engine):
+def prepare(files, engine):
     """What an engine loads. Attention is plain products and a softmax in the exports."""
-    make_model(files, family)
-    files.folder.mkdir(parents=True, exist_ok=True)
-    make_input(files)
     bin_folder = pathlib.Path(sys.executable).parent
     if engine in ("onnxruntime", "openvino", "mnn") and not files.onnx.exists():
         export_onnx(files)
@@ -143,7 +140,7 @@ def prepare(files, family, engine):
         new = ncnn.with_suffix(".new")
         convert(bin_folder / "pnnx", traced, f"inputshape=[{shape}]", "fp16=0", f"ncnnparam={new}",
                 f"ncnnbin={files.folder / 'model.ncnn.bin'}", folder=files.folder)
-        for leftover in [traced, *files.folder.glob("*pnnx*")]:
+        for leftover in {*files.folder.glob("traced*"), *files.folder.glob("*pnnx*")}:
             leftover.unlink()
         new.rename(ncnn)
 
@@ -318,9 +315,12 @@ def main():
     command, work, job, size, *rest = sys.argv[1:]
     files = Files(work, job, size)
     if command == "prepare":
+        make_model(files, rest[0])
+        files.folder.mkdir(parents=True, exist_ok=True)
+        make_input(files)
         for engine in rest[1:]:
             try:
-                prepare(files, rest[0], engine)
+                prepare(files, engine)
             except Unprepared as problem:
                 print(f"{engine}: {problem}", file=sys.stderr)
     elif command == "truth":
