@@ -155,7 +155,8 @@ class Planner {
     return planar ? std::min<int64_t>(stride, kSlab) : stride;
   }
 
-  void plan_moments(Activation a, const ConvPlan& conv) {
+  // Of `a`, which `conv` makes from `in` channels and a shortcut's.
+  void plan_moments(Activation a, const ConvPlan& conv, int64_t in, int64_t shortcut) {
     const int groups = graph_.stats_groups(a);
     if (groups == 0) return;
     const Extent e = graph_.extent(a);
@@ -166,12 +167,13 @@ class Planner {
                  (conv.path == Path::kMma || column_tiles <= kHopperColumnTiles);
     plan.width = plan.fused ? 2 : 1;
     plan.units = static_cast<int>(e.c / plan.width);
-    plan.slots =
-        to_int(!plan.fused ? channel_moments_slots(n, e.h * e.w, target_.processors)
-               : conv.path == Path::kMma
-                   ? mma_stats_slots(conv.mode, h, w)
-                   : hopper_stats_slots(conv.mode, n, h, w, column_tiles, target_.processors),
-               "statistics");
+    plan.slots = to_int(
+        !plan.fused ? channel_moments_slots(n, e.h * e.w, target_.processors)
+        : conv.path == Path::kMma
+            ? mma_stats_slots(conv.mode, h, w)
+            : hopper_stats_slots(conv.mode, n, h, w, column_tiles, slabs_of(static_cast<int>(in)),
+                                 slabs_of(static_cast<int>(shortcut)), target_.processors),
+        "statistics");
     plan.moments = take(batch_ * plan.slots * plan.units * kMomentsBytes);
   }
 
@@ -209,7 +211,9 @@ class Planner {
     plan_.weight_bytes += weights(plan.conv);
     const int reused = is_output ? -1 : overwritable(node, plan.conv, i);
     if (!is_output) place(node.y, reused);
-    if (!is_output) plan_moments(node.y, plan.conv);
+    if (!is_output) {
+      plan_moments(node.y, plan.conv, node.conv.in, node.shortcut ? node.shortcut->in : 0);
+    }
     give_inputs(graph_.nodes()[i], i, reused);
   }
 
@@ -229,7 +233,7 @@ class Planner {
     plan_.weight_bytes += 2 * weights(a.query);
     const int reused = last_reader_[index(node.x)] == i ? node.x.id : -1;
     place(node.y, reused);
-    plan_moments(node.y, a.out);
+    plan_moments(node.y, a.out, e.c, 0);
     plan_workspace(e, a);
     for (const Place* place : workspace(a)) {
       if (place->offset >= 0) give(*place);

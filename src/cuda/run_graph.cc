@@ -77,7 +77,7 @@ class Runner {
     if (wants_stats && at(y).fused) call.stats = partials(y);
     switch (plan.path) {
       case Path::kHopper:
-        hopper_conv(call, machine_);
+        (is_hopper_conv_out(call) ? hopper_conv_out : hopper_conv)(call, machine_);
         break;
       case Path::kMma:
         mma_conv(call, machine_);
