@@ -69,6 +69,7 @@ class Runner {
     call.mode = plan.mode;
     call.weights = weights.packed;
     call.bias = weights.bias;
+    call.scale = weights.scale;
     call.weight_rows = plan.weight_rows;
     call.row_tile = plan.row_tile;
     call.y = pictures(y);
@@ -242,7 +243,9 @@ void run_graph(const GraphRun& run, const Machine& machine) { Runner(run, machin
 const char* algorithm_of(const NodePlan& plan) {
   switch (plan.attention ? plan.attention->query.path : plan.conv.path) {
     case Path::kHopper:
-      return plan.attention && !plan.attention->hopper ? "mma.sync" : "wgmma";
+      return plan.attention && !plan.attention->hopper ? "mma.sync"
+             : plan.conv.fp8                           ? "wgmma e4m3"
+                                                       : "wgmma";
     case Path::kMma:
       return "mma.sync";
     case Path::kSimt:

@@ -23,13 +23,16 @@ constexpr int64_t kMapBytes = 32 << 10;
 constexpr double kHopperRate = 8.9e12 / 14.4e-3 / 132, kPortableRate = 8.9e12 / 41.7e-3 / 132;
 
 const char* precision_name(Precision precision) {
-  return precision == Precision::kF32 ? "f32" : precision == Precision::kF16 ? "f16" : "bf16";
+  return precision == Precision::kF32   ? "f32"
+         : precision == Precision::kF16 ? "f16"
+         : precision == Precision::kFP8 ? "fp8"
+                                        : "bf16";
 }
 
 Precision resolve(Precision precision) {
   if (precision == Precision::kFast) {
     fail(ErrorCode::kUnsupported,
-         "the precision \"fast\" is the CPU's; the GPU has bf16, f16 and f32");
+         "the precision \"fast\" is the CPU's; the GPU has bf16, f16, fp8 and f32");
   }
   return precision == Precision::kAuto ? Precision::kBF16 : precision;
 }
@@ -176,6 +179,10 @@ Session::Session(const DeviceOptions& options, bool portable) : device_(options.
   }
   target_.precision = resolve(options.precision);
   target_.hopper = architecture_ == 90 && !portable;
+  if (target_.precision == Precision::kFP8 && !target_.hopper) {
+    fail(ErrorCode::kUnsupported, "the precision fp8 needs the kernels of sm_90a, and the GPU ",
+         device_, " (", name_, ") runs the portable ones; use bf16");
+  }
   target_.processors = attribute(cudaDevAttrMultiProcessorCount, device_);
   element_ = target_.precision == Precision::kF32   ? Element::kF32
              : target_.precision == Precision::kF16 ? Element::kF16

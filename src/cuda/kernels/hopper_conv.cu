@@ -25,6 +25,7 @@
 #include <cuda.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/cat.h"
 #include "cuda/kernels/hopper_activate.cuh"
@@ -50,9 +51,10 @@ constexpr int kLoadRegisters = 40, kActivateRegisters = 104, kMultiplyRegisters 
 constexpr unsigned kOutputSleep = 200;
 
 struct Kernel {
-  CUtensorMap x[4];             // kDown: the phases of the input; else only x[0]
-  CUtensorMap y[4];             // kUp: the phases of the output; else only y[0]
-  CUtensorMap weights, beside;  // beside: the residual or the shortcut's input
+  CUtensorMap x[4];  // kDown: the phases of the input; else only x[0]
+  CUtensorMap y[4];  // kUp: the phases of the output; else only y[0]
+  CUtensorMap weights, shortcut_weights;
+  CUtensorMap beside;  // the residual or the shortcut's input
   Mode mode;
   int pictures, height, width;  // of the outputs of one phase
   int in_height, in_width;
@@ -63,7 +65,7 @@ struct Kernel {
   int channels;                        // of the output
   bool has_residual, to_store;
   int stagger;  // cycles
-  const float* bias;
+  const float *bias, *scale;
   Affine affine;
   Store store;
   Partials stats;
@@ -116,13 +118,14 @@ __device__ __forceinline__ uint32_t address(const uint64_t& barrier) {
   return shared_address(&barrier);
 }
 
-template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit>
+template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit, bool kFp8>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_conv_kernel(const __grid_constant__ Kernel p) {
   using L = Layout<kColumns>;
   constexpr int kInputStages = L::kInputStages;
   constexpr bool kStaged = kColumns == 128;
-  static_assert(kStaged || !kSplit);
+  static_assert(kStaged || (!kSplit && !kFp8));
+  static_assert(kNorm || !kFp8);
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) Barriers<kInputStages> barriers;
   __shared__ BlockMoments moments;  // taken only where kStaged uses it
@@ -177,30 +180,33 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp == 0 && lane == 0) {  // weights: they depend on no other grid
       const int taps = taps_per_slab(p.mode), main_blocks = p.slabs * taps;
       Ring<kWeightStages> ring(1);
-      const auto load = [&](int first, int count, int column_row) {
+      const auto load = [&](const CUtensorMap& map, int bytes, int first, int count,
+                            int column_row) {
         int row = first * p.weight_rows + column_row;
         for (int k = 0; k < count; k++, row += p.weight_rows) {
           const uint32_t loaded = address(barriers.weights_loaded[ring.stage]);
           barrier_wait(address(barriers.weights_free[ring.stage]), ring.parity);
-          barrier_expect(loaded, L::kWeightBytes);
-          tma_load(weights + ring.stage * L::kWeightBytes, &p.weights, loaded, 0, row);
+          barrier_expect(loaded, bytes);
+          tma_load(weights + ring.stage * L::kWeightBytes, &map, loaded, 0, row);
           ring.next();
         }
       };
+      constexpr int kBytes = kFp8 ? L::kWeightBytes / 2 : L::kWeightBytes;
       for (int t = first_tile; t < tiles; t += tile_step) {
         const int column_row = t % columns * kColumns;
         if (p.pairs == 0) {
           const int first = first_slab * taps;  // kSplit: taps a slab, else 0
-          load(first, kSplit ? (end_slab - first_slab) * taps : main_blocks, column_row);
+          load(p.weights, kBytes, first, kSplit ? (end_slab - first_slab) * taps : main_blocks,
+               column_row);
           continue;
         }
         // Every phase of kDown has its own count of taps; a shortcut comes with kSame alone.
         int shortcut = 0;
         for (int s = 0; s < all_slabs; s++) {
-          load(s * taps, taps, column_row);
+          load(p.weights, kBytes, s * taps, taps, column_row);
           const int count =
               min(2 * pairs_after(s, all_slabs, p.pairs), p.shortcut_slabs - shortcut);
-          load(main_blocks + shortcut, count, column_row);
+          load(p.shortcut_weights, L::kWeightBytes, shortcut, count, column_row);
           shortcut += count;
         }
       }
@@ -290,11 +296,12 @@ __global__ void __launch_bounds__(kThreads, 1)
           const bool halved = p.mode == Mode::kDown;
           const int height = halved ? (p.in_height - (phase >> 1) + 1) / 2 : p.in_height;
           const int width = halved ? (p.in_width - (phase & 1) + 1) / 2 : p.in_width;
-          activate_slab<T, 128>(stages + ring.stage * kStageBytes,
-                                p.affine.data + int64_t{tile.picture} * p.affine.stride +
-                                    (s - phase * p.slabs) * kSlab,
-                                side, tile.y * kTile + origin, tile.x * kTile + origin, height,
-                                width, address(barriers.loaded[ring.stage]), ring.parity);
+          activate_slab<T, 128, kFp8>(stages + ring.stage * kStageBytes,
+                                      p.affine.data + int64_t{tile.picture} * p.affine.stride +
+                                          (s - phase * p.slabs) * kSlab,
+                                      side, tile.y * kTile + origin, tile.x * kTile + origin,
+                                      height, width, address(barriers.loaded[ring.stage]),
+                                      ring.parity);
           fence_to_async();
           barrier_arrive(address(barriers.ready[ring.stage]));
           ring.next();
@@ -308,7 +315,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     wait_for_previous_grid();
     // Of the tile's 16 rows of pixels this group has eight: two m64, of the left and right eight
     // columns; rows of a m64 are (pixel row, column).
-    constexpr uint32_t kWeightForm = descriptor_form(8 * 128);
     float sums[2][kColumns / 2];
     Ring<kInputStages> input(0);
     Ring<kWeightStages> weight(0);
@@ -326,18 +332,26 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (used & kPair) barrier_arrive(address(barriers.pair_free[g]));
       };
       // One tap of a slab; `left`: the first pixel of the left eight columns.
-      const auto multiply = [&](uint32_t left, uint32_t form) {
+      const auto multiply = [&](uint32_t left, uint32_t form, auto fp8) {
         const uint32_t a0 = descriptor_start(left);
         const uint32_t a1 = descriptor_start(left + 8 * 128);
         const uint32_t b = descriptor_start(weights + weight.stage * L::kWeightBytes);
         barrier_wait(address(barriers.weights_loaded[weight.stage]), weight.parity);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < kSteps; k++) {
+        for (int k = 0; k < (fp8 ? 2 : kSteps); k++) {
           const uint32_t along = k * kDescriptorStep;
-          const uint64_t columns = descriptor(b + along, kWeightForm);
-          wgmma<T, kColumns>(sums[0], descriptor(a0 + along, form), columns, add);
-          wgmma<T, kColumns>(sums[1], descriptor(a1 + along, form), columns, add);
+          const uint64_t columns =
+              descriptor(b + along, fp8 ? descriptor_form64(8 * 64) : descriptor_form(8 * 128));
+          const uint64_t rows0 = descriptor(a0 + along, form);
+          const uint64_t rows1 = descriptor(a1 + along, form);
+          if constexpr (fp8) {
+            wgmma_fp8(sums[0], rows0, columns, add);
+            wgmma_fp8(sums[1], rows1, columns, add);
+          } else {
+            wgmma<T, kColumns>(sums[0], rows0, columns, add);
+            wgmma<T, kColumns>(sums[1], rows1, columns, add);
+          }
           add = 1;
         }
         wgmma_commit();
@@ -362,7 +376,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         const uint32_t box = base + input.stage * kStageBytes + g * 8 * pitch;
         for (int i = 0; i < taps.ny; i++) {
           for (int j = 0; j < taps.nx; j++) {
-            multiply(box + (taps.oy + i) * pitch + (taps.ox + j) * 128, form);
+            multiply(box + (taps.oy + i) * pitch + (taps.ox + j) * 128, form,
+                     std::bool_constant<kFp8>());
           }
         }
         used |= input.stage << 2 | kInput;
@@ -377,9 +392,9 @@ __global__ void __launch_bounds__(kThreads, 1)
             }
             barrier_wait(address(barriers.staging_ready[g]), ready_parity);
             ready_parity ^= 1;
-            multiply(slab, descriptor_form(kTile * 128));
+            multiply(slab, descriptor_form(kTile * 128), std::false_type());
             if (2 * pair + 1 < p.shortcut_slabs) {
-              multiply(slab + kHalfBytes, descriptor_form(kTile * 128));
+              multiply(slab + kHalfBytes, descriptor_form(kTile * 128), std::false_type());
             }
             if (pair + 1 < p.pairs) used |= kPair;
           }
@@ -444,6 +459,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       } else {
         const uint32_t staging = base + L::kStaging + g * 2 * kHalfBytes;
         const bool with_stats = p.stats.data != nullptr;
+        [[maybe_unused]] const float* factors = p.scale + tile.column * kColumns + 2 * quad;
         float partial[32];
         bool inside[4];
         uint32_t at[4];
@@ -459,14 +475,16 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int j = 0; j < 16; j++) {
           const float2 add_bias = __ldg(reinterpret_cast<const float2*>(bias + 8 * j));
+          float2 scale = make_float2(1, 1);
+          if constexpr (kFp8) scale = __ldg(reinterpret_cast<const float2*>(factors + 8 * j));
           // The swizzle of TMA: chunk ^ (row % 8), and a row is a pixel.
           const uint32_t chunk = (j >> 3) * kHalfBytes + (((j & 7) ^ row8) << 4);
           float sum = 0, squares = 0;
 #pragma unroll
           for (int i = 0; i < 4; i++) {
             const int m = i >> 1, h = i & 1;
-            float2 v = make_float2(sums[m][4 * j + 2 * h] + add_bias.x,
-                                   sums[m][4 * j + 2 * h + 1] + add_bias.y);
+            float2 v = make_float2(fmaf(sums[m][4 * j + 2 * h], scale.x, add_bias.x),
+                                   fmaf(sums[m][4 * j + 2 * h + 1], scale.y, add_bias.y));
             if (p.has_residual) {
               uint32_t pair;
               asm volatile("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(at[i] + chunk));
@@ -524,6 +542,7 @@ Kernel describe(const Conv& conv) {
   p.has_residual = static_cast<bool>(conv.residual);
   p.to_store = conv.row_tile != 128;
   p.bias = conv.bias;
+  p.scale = conv.scale;
   p.affine = conv.affine;
   p.store = conv.store;
   p.stats = conv.stats;
@@ -535,7 +554,7 @@ bool splits(const Kernel& p, const Machine& machine) {
          hopper_splits(p.mode, tiles_of(p), p.slabs, p.shortcut_slabs, machine.processors);
 }
 
-template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit = false>
+template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit = false, bool kFp8 = false>
 void launch_kernel(const Kernel& p, const Machine& machine) {
   const int64_t tiles = tiles_of(p);
   if (tiles > INT32_MAX) {
@@ -543,7 +562,8 @@ void launch_kernel(const Kernel& p, const Machine& machine) {
   }
   const auto blocks = static_cast<unsigned>(hopper_blocks(tiles, kSplit, machine.processors));
   const Shape3 shape = {dim3(blocks), dim3(kThreads), Layout<kColumns>::kBytes, kSplit ? 2u : 1u};
-  launch("hopper_conv", hopper_conv_kernel<T, kColumns, kNorm, kSteps, kSplit>, shape, machine, p);
+  launch("hopper_conv", hopper_conv_kernel<T, kColumns, kNorm, kSteps, kSplit, kFp8>, shape,
+         machine, p);
 }
 
 template <class T, int kColumns>
@@ -589,8 +609,15 @@ void hopper_conv(const Conv& conv, const Machine& machine) {
   for (int i = 0; i < input_phases(p.mode); i++) {
     p.x[i] = picture_map(e, conv.x, side, side, p.mode == Mode::kDown ? i : -1);
   }
-  const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
-  p.weights = weight_map(e, conv.weights, int64_t{blocks} * p.weight_rows, conv.row_tile);
+  const int64_t rows = int64_t{p.slabs} * taps_per_slab(p.mode) * p.weight_rows;
+  const bool fp8 = conv.scale != nullptr;
+  p.weights = fp8 ? fp8_weight_map(conv.weights, rows, conv.row_tile)
+                  : weight_map(e, conv.weights, rows, conv.row_tile);
+  if (conv.shortcut) {
+    const char* beside = static_cast<const char*>(conv.weights) + rows * kSlab * (fp8 ? 1 : 2);
+    p.shortcut_weights =
+        weight_map(e, beside, int64_t{p.shortcut_slabs} * p.weight_rows, conv.row_tile);
+  }
   if (!p.to_store) {
     for (int i = 0; i < output_phases(p.mode); i++) {
       p.y[i] = picture_map(e, conv.y, kTile, 8, p.mode == Mode::kUp ? i : -1);
@@ -601,7 +628,13 @@ void hopper_conv(const Conv& conv, const Machine& machine) {
     p.stagger = tiles_of(p) >= 2 * machine.processors ? 4000 : 0;
   }
   const bool few_channels = conv.x.c <= 16 && (!conv.shortcut || conv.shortcut.c <= 16);
-  if (e == Element::kF16) {
+  if (fp8) {
+    if (e != Element::kBF16 || p.to_store || p.mode != Mode::kSame || !p.affine) {
+      fail(ErrorCode::kInternal, "hopper_conv has e4m3 for normed 3x3 convolutions in bf16");
+    }
+    splits(p, machine) ? launch_kernel<bf16, 128, true, 4, true, true>(p, machine)
+                       : launch_kernel<bf16, 128, true, 4, false, true>(p, machine);
+  } else if (e == Element::kF16) {
     launch_element<f16>(p, conv.row_tile, few_channels, machine);
   } else {
     launch_element<bf16>(p, conv.row_tile, few_channels, machine);
