@@ -14,6 +14,10 @@
 // two slabs at a time, multiplied between the slabs of the input, so that loading, which one tap a
 // slab leaves little time for, is spread over the tile.
 //
+// e4m3 (kFp8) lies in the first half of each pixel's 128 bytes, written over what it was made of,
+// so that boxes and the shifts of taps are the same; a block of weights is half as large, and takes
+// half the time.
+//
 // Where tiles are few (hopper_splits), a cluster of two blocks computes one, half of the slabs
 // each; then group g of block 1 - g sends its sums to group g of block g, which finishes.
 //
@@ -22,105 +26,23 @@
 // special function units (16 a cycle), loading 41 KiB from L2 about 650 (64 bytes a cycle): both
 // are hidden. wgmma reads 2 KiB of A and 4 KiB of B in 64 cycles: 96 of shared memory's 128 bytes a
 // cycle.
-#include <cuda.h>
-
 #include <algorithm>
 #include <type_traits>
 
 #include "core/cat.h"
 #include "cuda/kernels/hopper_activate.cuh"
+#include "cuda/kernels/hopper_conv.cuh"
 #include "cuda/kernels/hopper_moments.cuh"
 #include "cuda/kernels/launch.cuh"
-#include "cuda/kernels/ptx.cuh"
 #include "cuda/kernels/store.cuh"
 #include "cuda/kernels/tensor_map.h"
 
 namespace calotype::cuda {
 namespace {
 
-constexpr int kTile = kHopperTile;
-constexpr int kStageBytes = 41 * 1024;  // 18 x 18 x 128 bytes, rounded up to 1 KiB,
-                                        // which the swizzle is aligned to
-constexpr int kWeightStages = 4;
-constexpr int kHalfBytes = 8 * kTile * 128;  // staged output: 8 x 16 pixels, 64 channels
-constexpr int kThreads = 512;
-// 128 threads each: (40 + 104 + 2 * 184) * 128 = 65536, all registers.
-constexpr int kLoadRegisters = 40, kActivateRegisters = 104, kMultiplyRegisters = 184;
-
-// Nanoseconds between looks at a barrier that is waited for for a whole tile, 10 us or more.
-constexpr unsigned kOutputSleep = 200;
-
-struct Kernel {
-  CUtensorMap x[4];  // kDown: the phases of the input; else only x[0]
-  CUtensorMap y[4];  // kUp: the phases of the output; else only y[0]
-  CUtensorMap weights, shortcut_weights;
-  CUtensorMap beside;  // the residual or the shortcut's input
-  Mode mode;
-  int pictures, height, width;  // of the outputs of one phase
-  int in_height, in_width;
-  int tiles_x, tiles_y, column_tiles;  // column_tiles: of one phase
-  int weight_rows;                     // of all phases
-  int slabs, shortcut_slabs;           // slabs: of one input phase
-  int pairs;                           // of the shortcut's slabs
-  int channels;                        // of the output
-  bool has_residual, to_store;
-  int stagger;  // cycles
-  const float *bias, *scale;
-  Affine affine;
-  Store store;
-  Partials stats;
-};
-
-// Which tile number `t` is: column tiles change fastest, so that blocks that run together read the
-// same pixels from L2.
-struct TileIndex {
-  int x, y, picture, phase, column;
-
-  __device__ TileIndex(const Kernel& p, int t) {
-    const int columns = p.column_tiles * output_phases(p.mode);
-    const int nt = t % columns;
-    int rest = t / columns;
-    phase = nt / p.column_tiles;
-    column = nt - phase * p.column_tiles;
-    x = rest % p.tiles_x;
-    rest /= p.tiles_x;
-    y = rest % p.tiles_y;
-    picture = rest / p.tiles_y;
-  }
-};
-
-template <int kColumns>
-struct Layout {
-  static constexpr int kInputStages = kColumns == 128 ? 2 : 4;
-  static constexpr int kWeightBytes = kColumns * 128;
-  static constexpr int kWeights = kInputStages * kStageBytes;
-  static constexpr int kStaging = kWeights + kWeightStages * kWeightBytes;
-  static constexpr int kBytes = kStaging + (kColumns == 128 ? 4 * kHalfBytes : 0) + 1024;
-};
-
-template <int kInputStages>
-struct Barriers {
-  uint64_t loaded[kInputStages], ready[kInputStages], input_free[kInputStages];
-  uint64_t weights_loaded[kWeightStages], weights_free[kWeightStages];
-  // The staged output of each multiplying group: may be written or, of a shortcut, read; has been
-  // written; a pair of the shortcut's slabs has been read.
-  uint64_t staging_ready[2], staged[2], pair_free[2];
-  // kSplit: the other block's memory may be written; this one's has been.
-  uint64_t may_send, received;
-};
-
-// Pairs of the shortcut's slabs that are multiplied after slab s of `slabs`.
-__device__ __forceinline__ int pairs_after(int s, int slabs, int pairs) {
-  return (s + 1) * pairs / slabs - s * pairs / slabs;
-}
-
-__device__ __forceinline__ uint32_t address(const uint64_t& barrier) {
-  return shared_address(&barrier);
-}
-
 template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit, bool kFp8>
 __global__ void __launch_bounds__(kThreads, 1)
-    hopper_conv_kernel(const __grid_constant__ Kernel p) {
+    hopper_conv_kernel(const __grid_constant__ HopperConv p) {
   using L = Layout<kColumns>;
   constexpr int kInputStages = L::kInputStages;
   constexpr bool kStaged = kColumns == 128;
@@ -518,12 +440,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (kSplit) cluster_sync();  // no block leaves while the other may write to it
 }
 
-int64_t tiles_of(const Kernel& p) {
+int64_t tiles_of(const HopperConv& p) {
   return int64_t{p.pictures} * p.tiles_y * p.tiles_x * p.column_tiles * output_phases(p.mode);
 }
 
-Kernel describe(const Conv& conv) {
-  Kernel p = {};
+HopperConv describe(const Conv& conv) {
+  HopperConv p = {};
   const bool halved = conv.mode == Mode::kUp;
   p.mode = conv.mode;
   p.pictures = conv.y.n;
@@ -549,13 +471,13 @@ Kernel describe(const Conv& conv) {
   return p;
 }
 
-bool splits(const Kernel& p, const Machine& machine) {
+bool splits(const HopperConv& p, const Machine& machine) {
   return !p.to_store &&
          hopper_splits(p.mode, tiles_of(p), p.slabs, p.shortcut_slabs, machine.processors);
 }
 
 template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit = false, bool kFp8 = false>
-void launch_kernel(const Kernel& p, const Machine& machine) {
+void launch_kernel(const HopperConv& p, const Machine& machine) {
   const int64_t tiles = tiles_of(p);
   if (tiles > INT32_MAX) {
     fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", tiles, " tiles");
@@ -567,7 +489,7 @@ void launch_kernel(const Kernel& p, const Machine& machine) {
 }
 
 template <class T, int kColumns>
-void launch_columns(const Kernel& p, bool few_channels, const Machine& machine) {
+void launch_columns(const HopperConv& p, bool few_channels, const Machine& machine) {
   if constexpr (kColumns == 128) {
     if (splits(p, machine)) {
       return p.affine ? launch_kernel<T, kColumns, true, 4, true>(p, machine)
@@ -584,7 +506,7 @@ void launch_columns(const Kernel& p, bool few_channels, const Machine& machine) 
 }
 
 template <class T>
-void launch_element(const Kernel& p, int row_tile, bool few_channels, const Machine& machine) {
+void launch_element(const HopperConv& p, int row_tile, bool few_channels, const Machine& machine) {
   switch (row_tile) {
     case 8:
       return launch_columns<T, 8>(p, few_channels, machine);
@@ -600,7 +522,7 @@ void launch_element(const Kernel& p, int row_tile, bool few_channels, const Mach
 }  // namespace
 
 void hopper_conv(const Conv& conv, const Machine& machine) {
-  Kernel p = describe(conv);
+  HopperConv p = describe(conv);
   if (conv.shortcut && (p.to_store || conv.residual || p.mode != Mode::kSame)) {
     fail(ErrorCode::kInternal, "hopper_conv has shortcuts of 3x3 convolutions between activations");
   }
