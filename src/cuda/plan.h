@@ -17,6 +17,7 @@ struct Target {
   Precision precision = Precision::kBF16;  // kF32, kBF16 or kF16
   bool hopper = false;                     // has the kernels of sm_90a
   int processors = 1;
+  int shared_bytes = 99 << 10;  // that a block can have: sm_86's, the least since sm_80
 
   int64_t element_bytes() const { return precision == Precision::kF32 ? 4 : 2; }
 };

@@ -177,6 +177,7 @@ Session::Session(const DeviceOptions& options, bool portable) : device_(options.
   target_.precision = resolve(options.precision);
   target_.hopper = architecture_ == 90 && !portable;
   target_.processors = attribute(cudaDevAttrMultiProcessorCount, device_);
+  target_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_);
   element_ = target_.precision == Precision::kF32   ? Element::kF32
              : target_.precision == Precision::kF16 ? Element::kF16
                                                     : Element::kBF16;
@@ -199,6 +200,7 @@ Machine Session::machine(cudaStream_t stream) const {
   Machine machine;
   machine.processors = target_.processors;
   machine.architecture = architecture_;
+  machine.shared_bytes = target_.shared_bytes;
   machine.overlap = architecture_ == 90;  // what the kernels are compiled for, see launch.cuh
   machine.stream = stream;
   return machine;

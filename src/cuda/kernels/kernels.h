@@ -18,6 +18,7 @@ enum class Element : int { kF32, kBF16, kF16 };  // of activations and packed we
 struct Machine {
   int processors = 0;    // streaming multiprocessors
   int architecture = 0;  // 90 for sm_90
+  int shared_bytes = 0;  // that a block can have
   bool overlap = false;  // programmatic dependent launch (sm_90 and later)
   cudaStream_t stream = nullptr;
 };
