@@ -42,7 +42,7 @@ ConvPlan plan_weights(Path path, Mode mode, int64_t in, int64_t out, int64_t sho
   const int channels = to_int(out, name);
   plan.row_tile = path == Path::kSimt     ? kSimtRowTile
                   : path == Path::kHopper ? hopper_row_tile(channels, is_output)
-                                          : mma_row_tile(channels);
+                                          : mma_row_tile(channels, is_output);
   plan.weight_rows = to_int(round_up(channels, plan.row_tile), name);
   plan.packed_elements =
       packed_elements(mode, to_int(in, name), to_int(shortcut, name), plan.weight_rows);

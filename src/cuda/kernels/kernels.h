@@ -95,7 +95,7 @@ struct Conv {
 
 // sm_90a: TMA, wgmma. bf16 and f16. Results to y take row_tile 128, to store 8 or 32.
 void hopper_conv(const Conv& conv, const Machine& machine);
-// sm_80 and later: mma.sync. bf16 and f16. row_tile 128 or 32.
+// sm_80 and later: mma.sync. bf16 and f16. Results to y take row_tile 128 or 32, to store 32.
 void mma_conv(const Conv& conv, const Machine& machine);
 // float32 arithmetic. row_tile 64.
 void simt_conv(const Conv& conv, const Machine& machine);

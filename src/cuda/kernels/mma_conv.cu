@@ -472,9 +472,10 @@ __device__ __forceinline__ void finish_tile(const Portable& p, const PortableTil
 #pragma unroll
           for (int j = 0; j < 4; j++) {
             const float v0 = sums[i][4 * g + j][2 * h], v1 = sums[i][4 * g + j][2 * h + 1];
-            if (p.plain && c + 2 * j + 1 < p.y.c) {
-              *reinterpret_cast<float2*>(plain + 2 * j) = make_float2(v0, v1);
-            } else {
+            if (p.plain) {
+              if (c + 2 * j < p.y.c) plain[2 * j] = v0;
+              if (c + 2 * j + 1 < p.y.c) plain[2 * j + 1] = v1;
+            } else if constexpr (L::kColumns == 32) {
               if (c + 2 * j < p.y.c) store_pixel(p, tile.picture, at[i][h], c + 2 * j, v0);
               if (c + 2 * j + 1 < p.y.c) store_pixel(p, tile.picture, at[i][h], c + 2 * j + 1, v1);
             }
@@ -721,7 +722,7 @@ void mma_conv(const Conv& conv, const Machine& machine) {
 }
 
 void mma_product(const Product& product, const Machine& machine) {
-  const int row_tile = mma_row_tile(product.n);
+  const int row_tile = mma_row_tile(product.n, false);
   const int tile_h = mma_tile_h(Mode::kPoint, 1, product.m, 1, (product.n + row_tile - 1) / row_tile,
                                 machine.processors, machine.shared_bytes);
   launch_any("mma_product", product.element, portable(product, row_tile, tile_h), row_tile,

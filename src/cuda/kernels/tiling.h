@@ -20,7 +20,9 @@ inline int hopper_row_tile(int channels, bool to_store) {
   if (!to_store) return kHopperRowTile;
   return channels <= 8 ? 8 : 32;
 }
-inline int mma_row_tile(int channels) { return channels <= 32 ? 32 : 128; }
+inline int mma_row_tile(int channels, bool to_store) {
+  return to_store || channels <= 32 ? 32 : 128;
+}
 
 // `h` x `w`: the output.
 inline int64_t tiles_of(Mode mode, int h, int w, int tile_h, int tile_w) {
