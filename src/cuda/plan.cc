@@ -221,9 +221,9 @@ class Planner {
     }
     const Extent e = graph_.extent(node.x);
     AttentionPlan a;
-    a.hopper = target_.hopper && target_.precision == Precision::kBF16;
-    // The products of the portable kernels want dense matrices.
-    a.planar = a.hopper;
+    a.bounded = target_.precision == Precision::kBF16;
+    // The products of the portable kernels want dense matrices, those of sm_90a planar ones.
+    a.hopper = target_.hopper && a.bounded;
     const bool dense = path_of(target_) == Path::kHopper && !a.hopper;
     const Path path = dense ? Path::kMma : path_of(target_);
     a.query = plan_weights(path, Mode::kPoint, e.c, e.c, 0, false, node.name);
@@ -242,16 +242,16 @@ class Planner {
 
   void plan_workspace(Extent e, AttentionPlan& a) {
     const int64_t bytes = target_.element_bytes(), tokens = e.h * e.w;
-    const int64_t planes = a.planar ? (e.c + kSlab - 1) / kSlab : 1;
-    const int64_t row_bytes = stride_of(e.c, a.planar) * planes * bytes;
+    const int64_t planes = a.hopper ? (e.c + kSlab - 1) / kSlab : 1;
+    const int64_t row_bytes = stride_of(e.c, a.hopper) * planes * bytes;
     a.pitch = round_up(tokens, 8);
     a.normed = take(batch_ * tokens * row_bytes);
     a.query_rows = take(batch_ * tokens * row_bytes);
     a.transposed = take(batch_ * e.c * a.pitch * bytes);
     const int64_t fixed = a.normed.bytes + a.query_rows.bytes + a.transposed.bytes;
     // Bytes that one row of queries takes.
-    const int64_t row = a.hopper ? a.pitch * bytes + hopper_attention_sums(1, tokens) * 4 + 8
-                                 : a.pitch * (bytes + 4);
+    const int64_t parts = attention_parts(a.hopper, tokens);
+    const int64_t row = a.bounded ? a.pitch * bytes + parts * 4 + 8 : a.pitch * (bytes + 4);
     const int64_t fitting = std::max<int64_t>(attention_bytes_ - fixed, 0) / row;
     if (fitting >= tokens) {
       a.rows = tokens;
@@ -265,8 +265,8 @@ class Planner {
     }
     const int64_t rows = a.pictures * a.rows;
     a.p = take(rows * a.pitch * bytes);
-    if (a.hopper) {
-      a.sums = take(hopper_attention_sums(rows, tokens) * 4);
+    if (a.bounded) {
+      a.sums = take(rows * parts * 4);
       a.bounds = take(rows * 4);
       a.scales = take(rows * 4);
       a.largest = take(batch_ * 4);

@@ -49,14 +49,14 @@ struct ConvPlan {
 
 // The attention of `pictures` pictures, `rows` queries of each, at a time.
 struct AttentionPlan {
-  bool hopper = false;
-  bool planar = false;  // normed and query_rows
+  bool hopper = false;   // the kernels of sm_90a, planar normed and query_rows
+  bool bounded = false;  // see BoundedAttention
   int64_t pictures = 1, rows = 0;
   int64_t pitch = 0;  // elements from row to row of p and of transposed
   ConvPlan query, out;
   Place normed, transposed, query_rows, p;
-  Place scores;                         // float32; not with hopper
-  Place sums, bounds, scales, largest;  // hopper only; largest: [batch]
+  Place scores;                         // float32; not where bounded
+  Place sums, bounds, scales, largest;  // bounded only; largest: [batch]
 };
 
 struct NodePlan {

@@ -11,346 +11,16 @@
 // multiprocessor. (32 x 64 would be 24 for 26.) Of a slab of 3x3, 256 pixels by 128 channels:
 // 14,750 cycles of mma, 9,220 of reading, 1,150 of writing weights, 970 of boxes, and 14 bytes a
 // cycle from L2.
-#include "cuda/kernels/mma.cuh"
+#include "cuda/kernels/mma_load.cuh"
 #include "cuda/kernels/moments.cuh"
-#include "cuda/kernels/portable.cuh"
 
 namespace calotype::cuda {
 namespace {
 
-// Boxes have rows of 18 pixels, whatever is in use, so that the rows of a warp lie at constant
-// distances.
-constexpr int kBoxPitch = kTileW + 2;
-constexpr int kMaxWeightStages = 6, kMaxBoxStages = 4;
-// A box is activated in so many parts, between loading blocks of weights.
-constexpr int kParts = 5;
-
-template <class Element, int kRows, int kTileColumns>
-struct Layout {
-  using T = Element;
-  static constexpr int kTileH = kRows, kColumns = kTileColumns;
-  static constexpr int kMultiplying = kTileH / 2;  // warps
-  static constexpr int kWarpsAcross = kColumns == 128 ? 2 : 1;
-  static constexpr int kWarpsDown = kMultiplying / kWarpsAcross;
-  // A warp's blocks of 16 pixels by 8 channels.
-  static constexpr int kRowTiles = kTileH / kWarpsDown, kWarpColumns = kColumns / kWarpsAcross;
-  static constexpr int kColumnTiles = kWarpColumns / 8;
-  // One warp that loads for two that multiply: three on a quarter of a multiprocessor, which has
-  // 16,384 registers, 168 a thread.
-  static constexpr int kLoading = kMultiplying / 2;
-  static constexpr int kLoadingThreads = 32 * kLoading;
-  static constexpr int kThreads = 32 * (kMultiplying + kLoading);
-  static constexpr int kBlocks = kTileH == 16 ? 1 : 2;  // a multiprocessor
-  static constexpr int kBoxBytes = (kTileH + 2) * kBoxPitch * 128;
-  static constexpr int kWeightBytes = kColumns * 128;
-};
-
-// Slabs that have the same taps.
-struct Group {
-  int slabs, ny, nx;
-};
-struct Stages {
-  int boxes, weights;
-  Group groups[5];  // of up to four input phases, and of the shortcut
-  int group_count;
-  bool up;
-};
-
-struct Barriers {
-  uint64_t weights_loaded[kMaxWeightStages], weights_free[kMaxWeightStages];
-  uint64_t box_loaded[kMaxBoxStages], box_free[kMaxBoxStages];
-};
-
-// Addresses of shared memory.
-struct Memory {
-  uint32_t boxes, weights;
-  uint32_t weights_loaded, weights_free, box_loaded, box_free;
-};
-
-__device__ __forceinline__ int bytes_left(int channel, int channels) {
-  return 2 * max(0, min(8, channels - channel));
-}
-
-// A pixel of a box is 128 bytes; chunk c of it lies at c ^ (column % 8), so that reads of eight
-// neighbours meet in no bank.
-__device__ __forceinline__ uint32_t in_box(int row, int column, int chunk) {
-  return static_cast<uint32_t>((row * kBoxPitch + column) * 128 + ((chunk ^ (column & 7)) << 4));
-}
-
-// Which row of a block of weights is which column of an mma is free to choose. Column n of block j
-// of eight is channel 32 (j / 4) + 8 (n / 2) + 2 (j % 4) + n % 2: then the two columns that a lane
-// has of each of four blocks are eight channels in a row, which it stores at once. The rows that
-// are read together are 8 a + b, a < 4, b < 2, so chunks are swizzled by 2 a + b.
-__device__ __forceinline__ int weight_key(int row) { return ((row >> 3) & 3) << 1 | (row & 1); }
-__device__ __forceinline__ uint32_t in_weights(int row, int chunk) {
-  return static_cast<uint32_t>(row * 128 + ((chunk ^ weight_key(row)) << 4));
-}
-// The first of a lane's eight channels of the four blocks from 4 g on.
-__device__ __forceinline__ int lane_channel(int g, int quad) { return 32 * g + 8 * quad; }
-
-template <class T>
-__device__ __forceinline__ uint32_t activate(uint32_t pair, float2 low, float2 high) {
-  const float2 v = unpack<T>(pair);
-  return pack<T>(silu_of_half(fmaf(v.x, low.x, low.y)), silu_of_half(fmaf(v.y, high.x, high.y)));
-}
-
-// Boxes of a tile come in this order: the residual, which the sums begin with; the input; the
-// shortcut's.
-template <class L>
-struct Boxes {
-  int residual, main, all;
-
-  __device__ explicit Boxes(const Portable& p)
-      : residual(p.residual ? (L::kColumns + kSlab - 1) / kSlab : 0),
-        main(p.slabs * input_phases(p.mode)),
-        all(residual + main + p.shortcut_slabs) {}
-};
-__device__ __forceinline__ Taps taps_of_slab(const Portable& p, const PortableTile& tile, int s) {
-  return s < p.slabs * input_phases(p.mode) ? taps_of(p.mode, s / p.slabs, tile.phase)
-                                            : taps_of(Mode::kPoint, 0, 0);
-}
-
-// --- Loading
-
-// Loads and activates the boxes of all of a block's tiles in their order. A thread has chunk
-// thread % 8 of every pixel that is its own.
-template <class L>
-class BoxLoader {
-  using T = typename L::T;
-  static constexpr int kStep = L::kLoadingThreads / 8;  // pixels, at most the width of a box
-
- public:
-  __device__ BoxLoader(const Portable& p, const Stages& stages, const Memory& memory,
-                       uint8_t* boxes, int thread)
-      : p_(p),
-        stages_(stages.boxes),
-        memory_(memory),
-        boxes_(boxes),
-        of_tile_(p),
-        chunk_(thread & 7),
-        first_(thread >> 3),
-        ring_(1),
-        index_(blockIdx.x),
-        tile_(p, blockIdx.x) {}
-
-  // The part of a slab's work that goes with block t of n blocks of weights.
-  __device__ __forceinline__ void work(int t, int n, int weight_stages) {
-    // By then the warps that multiply have left the box before the current one.
-    const int load_at = min(weight_stages - 1, max(n - 1 - kParts, 0));
-    if (t == load_at && index_ < p_.tiles) load();
-    if (t > load_at && pending_) {
-      wait_copies<1>();  // the newest copies are of weights
-      activate(kPerPart);
-    }
-    if (t == n - 1) finish();
-  }
-  __device__ void whole() {
-    if (index_ < p_.tiles) load();
-    finish();
-  }
-
- private:
-  __device__ __forceinline__ Box current() const {
-    if (slab_ < of_tile_.residual) return Box(p_, tile_, slab_, L::kColumns);
-    return Box(p_, tile_, slab_ - of_tile_.residual);
-  }
-
-  static constexpr int kBatch = 4;  // pixels whose reads overlap
-  static constexpr int kBatches =
-      ((L::kTileH + 2) * kBoxPitch + kStep * kBatch - 1) / (kStep * kBatch);
-  static constexpr int kPerPart = (kBatches + kParts - 1) / kParts;
-
-  __device__ void load() {
-    barrier_wait(memory_.box_free + 8 * ring_.stage, ring_.parity);
-    const Box box = current();
-    const int c = box.first_channel + chunk_ * 8;
-    const int bytes = bytes_left(c, box.from->c);
-    const T* const from = static_cast<const T*>(box.from->data) +
-                          (bytes > 0 ? box.from->offset(tile_.picture * box.from->pixels(), c) : 0);
-    const int64_t stride = box.from->stride;
-    const uint32_t to = memory_.boxes + ring_.stage * L::kBoxBytes;
-    int row = 0, column = first_;
-#pragma unroll 4
-    for (int pixel = first_; pixel < box.h * box.w; pixel += kStep) {
-      const int at = box.pixel(row, column);
-      copy_async(to + in_box(row, column, chunk_), at >= 0 ? from + at * stride : from,
-                 at >= 0 ? bytes : 0);
-      column += kStep;
-      if (column >= box.w) {
-        column -= box.w;
-        row++;
-      }
-    }
-    pending_ = p_.affine && slab_ >= of_tile_.residual && slab_ < of_tile_.residual + of_tile_.main;
-    if (pending_) {
-      commit_copies();
-      const float2* affine =
-          p_.affine.data + int64_t{tile_.picture} * p_.affine.stride + c;
-#pragma unroll
-      for (int i = 0; i < 8; i++) {
-        factor_[i] = __ldg(affine + i);
-        factor_[i].x *= 0.5f;
-        factor_[i].y *= 0.5f;
-      }
-      row_ = 0;
-      column_ = first_;
-      batches_ = kBatches;
-    } else {
-      barrier_arrive_after_copies(memory_.box_loaded + 8 * ring_.stage);
-      next();
-    }
-  }
-
-  __device__ __forceinline__ void activate(int count) {
-    const Box box = current();
-    uint8_t* const stage = boxes_ + ring_.stage * L::kBoxBytes;
-    for (count = min(count, batches_), batches_ -= count; count > 0; count--) {
-      uint4* at[kBatch];
-      uint4 v[kBatch];
-#pragma unroll
-      for (int i = 0; i < kBatch; i++) {
-        // The padding is not normed.
-        const bool there = row_ < box.h && box.pixel(row_, column_) >= 0;
-        at[i] = there ? reinterpret_cast<uint4*>(stage + in_box(row_, column_, chunk_)) : nullptr;
-        if (there) v[i] = *at[i];
-        column_ += kStep;
-        if (column_ >= box.w) {
-          column_ -= box.w;
-          row_++;
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kBatch; i++) {
-        if (at[i] == nullptr) continue;
-        v[i].x = cuda::activate<T>(v[i].x, factor_[0], factor_[1]);
-        v[i].y = cuda::activate<T>(v[i].y, factor_[2], factor_[3]);
-        v[i].z = cuda::activate<T>(v[i].z, factor_[4], factor_[5]);
-        v[i].w = cuda::activate<T>(v[i].w, factor_[6], factor_[7]);
-        *at[i] = v[i];
-      }
-    }
-  }
-
-  __device__ __forceinline__ void finish() {
-    if (!pending_) return;
-    wait_copies<0>();
-    activate(kBatches);
-    barrier_arrive(memory_.box_loaded + 8 * ring_.stage);
-    pending_ = false;
-    next();
-  }
-
-  __device__ __forceinline__ void next() {
-    ring_.next(stages_);
-    if (++slab_ < of_tile_.all) return;
-    slab_ = 0;
-    index_ += gridDim.x;
-    tile_ = PortableTile(p_, index_);
-  }
-
-  const Portable& p_;
-  const int stages_;
-  const Memory& memory_;
-  uint8_t* const boxes_;
-  const Boxes<L> of_tile_;
-  const int chunk_, first_;
-  Ring ring_;
-  int index_, slab_ = 0;
-  PortableTile tile_;
-  bool pending_ = false;  // a box is loaded, and not yet activated
-  int row_ = 0, column_ = 0, batches_ = 0;
-  float2 factor_[8];
-};
-
-// Loads blocks of weights in order. A thread has chunk thread % 8 of every kStep-th row.
-template <class L>
-class WeightLoader {
-  using T = typename L::T;
-  static constexpr int kStep = L::kLoadingThreads / 8, kCopies = L::kColumns / kStep;
-
- public:
-  __device__ WeightLoader(const Portable& p, const Stages& stages, const Memory& memory, int thread)
-      : p_(p),
-        stages_(stages.weights),
-        memory_(memory),
-        chunk_(thread & 7),
-        row_(thread >> 3),
-        to_(in_weights(row_, chunk_)),
-        ring_(1) {}
-
-  __device__ void begin(const PortableTile& tile) {
-    const int row = (tile.phase * p_.column_tiles + tile.column) * L::kColumns + row_;
-    from_ = static_cast<const T*>(p_.weights) + row * p_.weight_pitch + chunk_ * 8;
-    rows_left_ = p_.weight_rows - row;
-    depth_left_ = p_.depth - chunk_ * 8;
-  }
-  __device__ __forceinline__ void load() {
-    barrier_wait(memory_.weights_free + 8 * ring_.stage, ring_.parity);
-    const uint32_t to = memory_.weights + ring_.stage * L::kWeightBytes + to_;
-    if (p_.depth == INT32_MAX) {  // rows of 64, all there
-#pragma unroll
-      for (int i = 0; i < kCopies; i++) copy_async(place(to, i), from_ + i * kStep * kSlab);
-    } else {
-      const int bytes = 2 * max(0, min(8, depth_left_));
-      const T* from = from_;
-#pragma unroll
-      for (int i = 0; i < kCopies; i++, from += kStep * p_.weight_pitch) {
-        const bool there = i * kStep < rows_left_ && bytes > 0;
-        copy_async(place(to, i), there ? from : p_.weights, there ? bytes : 0);
-      }
-      depth_left_ -= kSlab;
-    }
-    from_ += p_.block_pitch;
-    barrier_arrive_after_copies(memory_.weights_loaded + 8 * ring_.stage);
-    commit_copies();
-    ring_.next(stages_);
-  }
-
- private:
-  // in_weights of row_ + i kStep: kStep is a power of two above row_, so the keys share no bit.
-  __device__ __forceinline__ uint32_t place(uint32_t to, int i) {
-    return (to ^ static_cast<uint32_t>(weight_key(i * kStep) << 4)) + i * kStep * 128;
-  }
-
-  const Portable& p_;
-  const int stages_;
-  const Memory& memory_;
-  const int chunk_, row_;
-  const uint32_t to_;
-  Ring ring_;
-  const T* from_ = nullptr;
-  int rows_left_ = 0, depth_left_ = 0;
-};
-
-template <class L>
-__device__ void load_tiles(const Portable& p, const Stages& stages, const Memory& memory,
-                           uint8_t* shared) {
-  const int thread = threadIdx.x - 32 * L::kMultiplying;
-  BoxLoader<L> boxes(p, stages, memory, shared, thread);
-  WeightLoader<L> weights(p, stages, memory, thread);
-  for (int i = 0; i < stages.boxes - 1; i++) boxes.whole();
-  const Boxes<L> of_tile(p);
-  for (int index = blockIdx.x; index < p.tiles; index += gridDim.x) {
-    const PortableTile tile(p, index);
-    weights.begin(tile);
-    for (int i = 0; i < of_tile.residual; i++) boxes.whole();
-    for (int s = 0; s < of_tile.all - of_tile.residual; s++) {
-      const Taps taps = taps_of_slab(p, tile, s);
-      const int n = taps.ny * taps.nx;
-      for (int t = 0; t < n; t++) {
-        weights.load();
-        boxes.work(t, n, stages.weights);
-      }
-    }
-  }
-}
-
-// --- Multiplying
-
 // Walks over the blocks of weights of a tile: (slab, tap).
 struct Walk {
   int group, slabs, x, y, nx, ny, oy, ox;  // slabs: left of the group
-  Ring weights{0}, boxes{0};
+  Cursor weights{0}, boxes{0};
 
   __device__ __forceinline__ void begin(const Stages& stages, int output_phase) {
     group = x = y = 0;
@@ -528,6 +198,52 @@ __device__ __forceinline__ void begin_sums(const Portable& p, const PortableTile
   }
 }
 
+// The end of a product in an attention.
+template <class L>
+__device__ __forceinline__ void finish_product(const Portable& p, const PortableTile& tile,
+                                               float (&sums)[L::kRowTiles][L::kColumnTiles][4],
+                                               int down, int across) {
+  using T = typename L::T;
+  const int quad = threadIdx.x & 3, row8 = (threadIdx.x & 31) >> 2;
+  const int first_channel = tile.column * L::kColumns + across * L::kWarpColumns;
+  float* const row_sums =
+      p.row_sums + (tile.column * L::kWarpsAcross + across) * static_cast<int64_t>(p.pixels);
+#pragma unroll
+  for (int i = 0; i < L::kRowTiles; i++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int row = output_pixel(p, tile, down * L::kRowTiles + i, row8 + 8 * h);
+      const float value = row >= 0 ? p.row_values[row] : 0;
+      float sum = 0;
+#pragma unroll
+      for (int g = 0; g < L::kColumnTiles / 4; g++) {
+        const int c = first_channel + lane_channel(g, quad);
+        uint32_t pairs[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const float v0 = sums[i][4 * g + j][2 * h], v1 = sums[i][4 * g + j][2 * h + 1];
+          if (p.row_sums != nullptr) {
+            pairs[j] = pack<T>(exp2_fast(v0 - value), exp2_fast(v1 - value));
+            const float2 rounded = unpack<T>(pairs[j]);  // what the second product will read
+            if (c + 2 * j < p.y.c) sum += rounded.x;
+            if (c + 2 * j + 1 < p.y.c) sum += rounded.y;
+          } else {
+            pairs[j] = pack<T>(v0 * value, v1 * value);
+          }
+        }
+        if (row >= 0 && c < p.y.c) {
+          *reinterpret_cast<uint4*>(static_cast<T*>(p.y.data) + row * p.y.stride + c) =
+              make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        }
+      }
+      if (p.row_sums == nullptr) continue;
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      if (quad == 0 && row >= 0) row_sums[row] = sum;
+    }
+  }
+}
+
 template <class L>
 __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Memory& memory,
                                const uint8_t* shared, int warp) {
@@ -539,9 +255,9 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
   // columns, two chunks by two blocks of eight.
   const int first_row = down * L::kRowTiles, column = lane & 15, half = lane >> 4;
   const uint32_t columns_at =
-      memory.weights + in_weights(across * L::kWarpColumns + 8 * ((lane & 7) >> 1) + (lane & 1) +
-                                      2 * (lane >> 4),
-                                  (lane >> 3) & 1);
+      memory.weights +
+      in_weights(across * L::kWarpColumns + 8 * ((lane & 7) >> 1) + (lane & 1) + 2 * (lane >> 4),
+                 (lane >> 3) & 1);
   const Boxes<L> of_tile(p);
   Walk walk;
   int turn = 0;
@@ -629,7 +345,11 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
         if (slab_done) barrier_arrive(box_left);
       }
     }
-    finish_tile<L>(p, tile, sums, down, across, turn);
+    if constexpr (L::kAttends) {
+      finish_product<L>(p, tile, sums, down, across);
+    } else {
+      finish_tile<L>(p, tile, sums, down, across, turn);
+    }
   }
 }
 
@@ -712,6 +432,23 @@ void launch_any(const char* name, Element element, const Portable& p, int row_ti
   }
 }
 
+Portable described(const Product& product, int row_tile, const Machine& machine) {
+  const int tile_h =
+      mma_tile_h(Mode::kPoint, 1, product.m, 1, (product.n + row_tile - 1) / row_tile,
+                 machine.processors, machine.shared_bytes);
+  return portable(product, row_tile, tile_h);
+}
+
+// A product in an attention: always of 128 columns.
+void attention_product(const char* name, const Product& product, const float* row_values,
+                       float* row_sums, const Machine& machine) {
+  Portable p = described(product, 128, machine);
+  p.row_values = row_values;
+  p.row_sums = row_sums;
+  p.tile_h == 16 ? launch_layout<Layout<bf16, 16, 128, true>>(name, p, machine)
+                 : launch_layout<Layout<bf16, 8, 128, true>>(name, p, machine);
+}
+
 }  // namespace
 
 void mma_conv(const Conv& conv, const Machine& machine) {
@@ -723,10 +460,43 @@ void mma_conv(const Conv& conv, const Machine& machine) {
 
 void mma_product(const Product& product, const Machine& machine) {
   const int row_tile = mma_row_tile(product.n, false);
-  const int tile_h = mma_tile_h(Mode::kPoint, 1, product.m, 1, (product.n + row_tile - 1) / row_tile,
-                                machine.processors, machine.shared_bytes);
-  launch_any("mma_product", product.element, portable(product, row_tile, tile_h), row_tile,
+  launch_any("mma_product", product.element, described(product, row_tile, machine), row_tile,
              machine);
+}
+
+void mma_attention(const BoundedAttention& call, const Machine& machine) {
+  attention_bounds(call, machine);
+  const int tokens = static_cast<int>(call.x.pixels());
+  const int64_t first = call.first_picture * call.x.pixels();
+  auto* const queries = static_cast<bf16*>(call.q.data) + (first + call.first_row) * call.q.stride;
+  Product weights;
+  weights.element = Element::kBF16;
+  weights.m = call.rows;
+  weights.n = tokens;
+  weights.k = call.x.c;
+  weights.a = queries;
+  weights.lda = call.q.stride;
+  weights.b = static_cast<const bf16*>(call.x.data) + first * call.x.stride;
+  weights.ldb = call.x.stride;
+  weights.c = call.p;
+  weights.ldc = call.pitch;
+  attention_product("attention_weights", weights, call.bounds, call.sums, machine);
+
+  attention_scales(call, static_cast<int>(attention_parts(false, tokens)), machine);
+
+  Product values;
+  values.element = Element::kBF16;
+  values.m = call.rows;
+  values.n = call.x.c;
+  values.k = tokens;
+  values.a = call.p;
+  values.lda = call.pitch;
+  values.b = static_cast<const bf16*>(call.transposed) +
+             int64_t{call.first_picture} * call.x.c * call.pitch;
+  values.ldb = call.pitch;
+  values.c = queries;
+  values.ldc = call.q.stride;
+  attention_product("attention_values", values, call.scales, nullptr, machine);
 }
 
 }  // namespace calotype::cuda

@@ -29,6 +29,10 @@ struct Portable {
   Store store;
   bool plain;  // store is float32, channels one after the other: strides[1] from pixel to pixel
   Partials stats;
+  // Of products in an attention: c = 2^(a b^T - row value), and sums of its rows in parts
+  // [part][row]; or, without sums, c = a b^T row value.
+  const float* row_values;
+  float* row_sums;
 };
 
 // Number -> tile; column tiles change fastest, so that blocks that run together share pixels.
@@ -129,8 +133,8 @@ inline void cut_into_tiles(Portable& p, int tile_h) {
   const int64_t tiles =
       int64_t{p.tiles_x} * p.tiles_y * p.column_tiles * output_phases(p.mode) * p.pictures;
   if (tiles > INT32_MAX / 2) {
-    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", p.pictures,
-         " pictures, ", tiles, " tiles");
+    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", p.pictures, " pictures, ",
+         tiles, " tiles");
   }
   p.tiles = static_cast<int>(tiles);
 }

@@ -111,12 +111,14 @@ __global__ void __launch_bounds__(kThreads) simt_conv_kernel(Portable p) {
 
 void simt_conv(const Conv& conv, const Machine& machine) {
   const Portable p = portable(conv, kTileH);
-  launch("simt_conv", simt_conv_kernel, {dim3(static_cast<unsigned>(p.tiles)), dim3(kThreads), kBytes}, machine, p);
+  launch("simt_conv", simt_conv_kernel,
+         {dim3(static_cast<unsigned>(p.tiles)), dim3(kThreads), kBytes}, machine, p);
 }
 
 void simt_product(const Product& product, const Machine& machine) {
   const Portable p = portable(product, kColumns, kTileH);
-  launch("simt_product", simt_conv_kernel, {dim3(static_cast<unsigned>(p.tiles)), dim3(kThreads), kBytes}, machine, p);
+  launch("simt_product", simt_conv_kernel,
+         {dim3(static_cast<unsigned>(p.tiles)), dim3(kThreads), kBytes}, machine, p);
 }
 
 }  // namespace calotype::cuda

@@ -69,9 +69,9 @@ inline int64_t packed_elements(Mode mode, int in, int shortcut_in, int rows) {
   return (int64_t{slabs_of(in)} * taps_per_slab(mode) + slabs_of(shortcut_in)) * rows *
          output_phases(mode) * kSlab;
 }
-// Floats of HopperAttention::sums.
-inline int64_t hopper_attention_sums(int64_t rows, int64_t tokens) {
-  return rows * ((tokens + 127) / 128);
+// Parts that a row's sum of attention weights is left in: one a tile, or two.
+inline int64_t attention_parts(bool hopper, int64_t tokens) {
+  return (tokens + 127) / 128 * (hopper ? 1 : 2);
 }
 
 }  // namespace calotype::cuda
