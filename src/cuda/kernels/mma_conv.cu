@@ -245,10 +245,10 @@ __device__ __forceinline__ void finish_product(const Portable& p, const Portable
 }
 
 template <class L>
-__device__ __forceinline__ void multiply_tiles(const Portable& p, const Stages& stages,
-                                               const Memory& memory, uint8_t* shared, int warp) {
+__device__ void multiply_tiles(const Portable& p, const Stages& stages, const Memory& memory,
+                               const uint8_t* shared, int warp) {
   constexpr int kPairs = L::kColumnTiles / 2, kSteps = kSlab / 16;
-  static_assert(kPairs % 2 == 0 && kPairs == L::kRowTiles);
+  static_assert(kPairs % 2 == 0);
   const int lane = threadIdx.x & 31;
   const int down = warp / L::kWarpsAcross, across = warp % L::kWarpsAcross;
   // Lanes give the addresses of 8x8 matrices: of rows, pixels 0-7 and 8-15 by two chunks; of
@@ -260,17 +260,12 @@ __device__ __forceinline__ void multiply_tiles(const Portable& p, const Stages& 
                  (lane >> 3) & 1);
   const Boxes<L> of_tile(p);
   Walk walk;
-  BoxLoader<L> box_loader(p, stages, memory, shared);
-  WeightLoader<L> weight_loader(p, stages, memory);
-  box_loader.load_early();
-  for (int i = 0; i < stages.weights - 1; i++) weight_loader.load();
   int turn = 0;
   for (int index = blockIdx.x; index < p.tiles; index += gridDim.x, turn ^= 1) {
     const PortableTile tile(p, index);
     float sums[L::kRowTiles][L::kColumnTiles][4];
     const uint8_t* residual = nullptr;
     for (int i = 0; i < of_tile.residual; i++, walk.boxes.next(stages.boxes)) {
-      box_loader.use();
       barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
       if (i == across) residual = shared + walk.boxes.stage * L::kBoxBytes;
     }
@@ -281,10 +276,8 @@ __device__ __forceinline__ void multiply_tiles(const Portable& p, const Stages& 
         const int back = walk.boxes.stage - 1 - i;
         barrier_arrive(memory.box_free + 8 * (back < 0 ? back + stages.boxes : back));
       }
-      __syncwarp();
     }
     walk.begin(stages, tile.phase);
-    box_loader.use();
     barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
     barrier_wait(memory.weights_loaded + 8 * walk.weights.stage, walk.weights.parity);
     // Chunk 2 k + h lies at (2 k + h) ^ key, so 16 channels further is an exclusive or with 32 k.
@@ -294,66 +287,78 @@ __device__ __forceinline__ void multiply_tiles(const Portable& p, const Stages& 
              in_box(first_row + walk.oy + walk.y, column + walk.ox + walk.x, half);
       columns = columns_at + walk.weights.stage * L::kWeightBytes;
     };
-    uint32_t a[2][L::kRowTiles][4], b[2][4];
+    uint32_t a[L::kRowTiles][4], b[2][4];
     const auto load_rows = [&](int i, int k) {
-      load_matrices(a[k & 1][i], (rows ^ (32 * k)) + i * kBoxPitch * 128);
+      load_matrices(a[i], (rows ^ (32 * k)) + i * kBoxPitch * 128);
     };
-    const auto load_columns = [&](int j, int k, uint32_t from) {  // two blocks of eight
-      load_matrices(b[j & 1], (from ^ (32 * k)) + ((j >> 1) * 32 + (j & 1) * 4) * 128);
+    const auto load_columns = [&](int j, int k) {  // two blocks of eight
+      load_matrices(b[j & 1], (columns ^ (32 * k)) + ((j >> 1) * 32 + (j & 1) * 4) * 128);
     };
     find();
 #pragma unroll
     for (int i = 0; i < L::kRowTiles; i++) load_rows(i, 0);
-    load_columns(0, 0, columns);
-    // What comes next is loaded while this is multiplied: rows one step of 16 channels ahead,
-    // columns 16 columns ahead.
-    for (bool more = true; more;) {
+    load_columns(0, 0);
+    // Registers do for one set of rows and two pairs of columns. What comes next is loaded as soon
+    // as its place is free, eight mma before it is used.
+    const auto multiply_pair = [&](int j, int i, int n) {
+      multiply<typename L::T>(sums[i][2 * j + n], a[i], b[j & 1][2 * n], b[j & 1][2 * n + 1]);
+    };
+    const auto multiply_all_but_last = [&](int k) {
+#pragma unroll
+      for (int j = 0; j < kPairs - 1; j++) {
+        load_columns(j + 1, k);
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+#pragma unroll
+          for (int i = 0; i < L::kRowTiles; i++) multiply_pair(j, i, n);
+        }
+      }
+    };
+    for (;;) {
+#pragma unroll 1
+      for (int k = 0; k < kSteps - 1; k++) {
+        multiply_all_but_last(k);
+        load_columns(0, k + 1);
+#pragma unroll
+        for (int i = 0; i < L::kRowTiles; i++) {
+          multiply_pair(kPairs - 1, i, 0);
+          multiply_pair(kPairs - 1, i, 1);
+          load_rows(i, k + 1);
+        }
+      }
+      multiply_all_but_last(kSteps - 1);
       const uint32_t weights_left = memory.weights_free + 8 * walk.weights.stage;
       const uint32_t box_left = memory.box_free + 8 * walk.boxes.stage;
-      const uint32_t these = columns;
-      bool slab_done = false;
+      const bool slab_done = walk.next(stages);
+      if (walk.slabs == 0) {
 #pragma unroll
-      for (int k = 0; k < kSteps; k++) {
-        if (k == kSteps - 1) {
-          slab_done = walk.next(stages);
-          more = walk.slabs > 0;
-          if (more) {
-            if (slab_done) {
-              box_loader.use();
-              barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
-            }
-            barrier_wait(memory.weights_loaded + 8 * walk.weights.stage, walk.weights.parity);
-            find();
-          }
+        for (int i = 0; i < L::kRowTiles; i++) {
+          multiply_pair(kPairs - 1, i, 0);
+          multiply_pair(kPairs - 1, i, 1);
         }
-#pragma unroll
-        for (int j = 0; j < kPairs; j++) {
-          if (j < kPairs - 1) {
-            load_columns(j + 1, k, these);
-          } else if (k < kSteps - 1 || more) {
-            load_columns(0, (k + 1) % kSteps, columns);
-          }
-          if (k < kSteps - 1 || more) load_rows(j, (k + 1) % kSteps);
-#pragma unroll
-          for (int n = 0; n < 2; n++) {
-#pragma unroll
-            for (int i = 0; i < L::kRowTiles; i++) {
-              multiply<typename L::T>(sums[i][2 * j + n], a[k & 1][i], b[j & 1][2 * n],
-                                      b[j & 1][2 * n + 1]);
-            }
-          }
+        if (lane == 0) {
+          barrier_arrive(weights_left);
+          barrier_arrive(box_left);
         }
-        if (k == 0) {
-          weight_loader.load();
-          box_loader.work(walk.y * walk.nx + walk.x, walk.nx * walk.ny);
-        }
+        break;
+      }
+      if (slab_done) {
+        barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
+      }
+      barrier_wait(memory.weights_loaded + 8 * walk.weights.stage, walk.weights.parity);
+      find();
+      load_columns(0, 0);
+#pragma unroll
+      for (int i = 0; i < L::kRowTiles; i++) {
+        multiply_pair(kPairs - 1, i, 0);
+        multiply_pair(kPairs - 1, i, 1);
+        load_rows(i, 0);
       }
       if (lane == 0) {
         barrier_arrive(weights_left);
         if (slab_done) barrier_arrive(box_left);
       }
     }
-    box_loader.load_early();
     if constexpr (L::kAttends) {
       finish_product<L>(p, tile, sums, down, across);
     } else {
@@ -369,11 +374,11 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
   __shared__ Barriers barriers;
   if (threadIdx.x == 0) {
     for (int i = 0; i < stages.weights; i++) {
-      barrier_init(shared_address(&barriers.weights_loaded[i]), L::kThreads);
+      barrier_init(shared_address(&barriers.weights_loaded[i]), L::kLoadingThreads);
       barrier_init(shared_address(&barriers.weights_free[i]), L::kMultiplying);
     }
     for (int i = 0; i < stages.boxes; i++) {
-      barrier_init(shared_address(&barriers.box_loaded[i]), L::kThreads);
+      barrier_init(shared_address(&barriers.box_loaded[i]), L::kLoadingThreads);
       barrier_init(shared_address(&barriers.box_free[i]), L::kMultiplying);
     }
   }
@@ -387,7 +392,11 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
                          shared_address(barriers.box_loaded),
                          shared_address(barriers.box_free)};
   const int warp = __shfl_sync(~0u, threadIdx.x >> 5, 0);  // known to be the same in a warp
-  multiply_tiles<L>(p, stages, memory, shared, warp);
+  if (warp < L::kMultiplying) {
+    multiply_tiles<L>(p, stages, memory, shared, warp);
+  } else {
+    load_tiles<L>(p, stages, memory, shared);
+  }
 }
 
 template <class L>

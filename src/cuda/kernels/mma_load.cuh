@@ -11,6 +11,8 @@ namespace calotype::cuda {
 // distances.
 constexpr int kBoxPitch = kTileW + 2;
 constexpr int kMaxWeightStages = 6, kMaxBoxStages = 4;
+// A box is activated in so many parts, between loading blocks of weights.
+constexpr int kParts = 5;
 
 template <class Element, int kRows, int kTileColumns, bool kInAttention = false>
 struct Layout {
@@ -23,8 +25,12 @@ struct Layout {
   // A warp's blocks of 16 pixels by 8 channels.
   static constexpr int kRowTiles = kTileH / kWarpsDown, kWarpColumns = kColumns / kWarpsAcross;
   static constexpr int kColumnTiles = kWarpColumns / 8;
-  static constexpr int kThreads = 32 * kMultiplying;
-  static constexpr int kBlocks = kTileH == 16 && kColumns == 128 ? 1 : 2;  // a multiprocessor
+  // One warp that loads for two that multiply: three on a quarter of a multiprocessor, which has
+  // 16,384 registers, 168 a thread.
+  static constexpr int kLoading = kMultiplying / 2;
+  static constexpr int kLoadingThreads = 32 * kLoading;
+  static constexpr int kThreads = 32 * (kMultiplying + kLoading);
+  static constexpr int kBlocks = kTileH == 16 ? 1 : 2;  // a multiprocessor
   static constexpr int kBoxBytes = (kTileH + 2) * kBoxPitch * 128;
   static constexpr int kWeightBytes = kColumns * 128;
 };
@@ -72,12 +78,10 @@ __device__ __forceinline__ uint32_t in_weights(int row, int chunk) {
 // The first of a lane's eight channels of the four blocks from 4 g on.
 __device__ __forceinline__ int lane_channel(int g, int quad) { return 32 * g + 8 * quad; }
 
-// `factor`: halves of (scale, offset) of either channel.
 template <class T>
-__device__ __forceinline__ uint32_t activate(uint32_t pair, const float4& factor) {
+__device__ __forceinline__ uint32_t activate(uint32_t pair, float2 low, float2 high) {
   const float2 v = unpack<T>(pair);
-  return pack<T>(silu_of_half(fmaf(v.x, factor.x, factor.y)),
-                 silu_of_half(fmaf(v.y, factor.z, factor.w)));
+  return pack<T>(silu_of_half(fmaf(v.x, low.x, low.y)), silu_of_half(fmaf(v.y, high.x, high.y)));
 }
 
 // Boxes of a tile come in this order: the residual, which the sums begin with; the input; the
@@ -91,156 +95,168 @@ struct Boxes {
         main(p.slabs * input_phases(p.mode)),
         all(residual + main + p.shortcut_slabs) {}
 };
+__device__ __forceinline__ Taps taps_of_slab(const Portable& p, const PortableTile& tile, int s) {
+  return s < p.slabs * input_phases(p.mode) ? taps_of(p.mode, s / p.slabs, tile.phase)
+                                            : taps_of(Mode::kPoint, 0, 0);
+}
+
 // Loads and activates the boxes of all of a block's tiles in their order. A thread has chunk
 // thread % 8 of every pixel that is its own.
 template <class L>
 class BoxLoader {
   using T = typename L::T;
-  static constexpr int kStep = L::kThreads / 8;  // pixels at a time: one row of 16, or two
-  static constexpr int kPiece = 2;               // of them are activated at once
+  static constexpr int kStep = L::kLoadingThreads / 8;  // pixels at a time: 16 or 8
+  // A box is gone through by columns: 16 that all have, a thread in one or two of them, and those
+  // of the margin, which the threads share.
+  static constexpr int kWhole = kTileW / kStep;  // passes
+  static constexpr int kBatch = 4;               // rows whose reads overlap
+  static constexpr int kBatches = 2;             // of a part
 
  public:
   __device__ BoxLoader(const Portable& p, const Stages& stages, const Memory& memory,
-                       uint8_t* boxes)
+                       uint8_t* boxes, int thread)
       : p_(p),
         stages_(stages.boxes),
         memory_(memory),
         boxes_(boxes),
         of_tile_(p),
-        chunk_(threadIdx.x & 7),
-        first_(threadIdx.x >> 3),
-        cursor_(1),
+        chunk_(thread & 7),
+        first_(thread >> 3),
+        ring_(1),
         index_(blockIdx.x),
-        tile_(p, blockIdx.x) {}
+        tile_(p, blockIdx.x),
+        box_(p, tile_, 0) {}
 
-  // A piece of work while block t of n of weights is multiplied.
-  __device__ __forceinline__ void work(int t, int n) {
-    age_++;
-    if (pending_) {
-      if (age_ >= 2) {     // blocks ago, so that the copies are there
-        wait_copies<1>();  // the newest are of weights
-        activate(kPiece);
-      }
-    } else if (t > 0 || n == 1) {
-      while (!pending_ && ahead_ < stages_ - 1) load();
+  // The part of a slab's work that goes with block t of n blocks of weights.
+  __device__ __forceinline__ void work(int t, int n, int weight_stages) {
+    // By then the warps that multiply have left the box before the current one.
+    const int load_at = min(weight_stages - 1, max(n - 1 - kParts, 0));
+    if (t == load_at && index_ < p_.tiles) load();
+    if (t > load_at && pending_) {
+      wait_copies<1>();  // the newest copies are of weights
+      activate(kBatches);
     }
+    if (t == n - 1) finish();
   }
-  // Makes sure that the next box not yet in use is there; then it is in use.
-  __device__ __forceinline__ void use() {
-    if (ahead_ == 0) load();
-    if (pending_ && ahead_ == 1) finish();
-    ahead_--;
-  }
-  // Begins the next one where there is room; none is in use.
-  __device__ __forceinline__ void load_early() {
-    if (!pending_ && ahead_ < stages_) load();
+  __device__ __forceinline__ void whole() {
+    if (index_ < p_.tiles) load();
+    finish();
   }
 
  private:
-  __device__ __forceinline__ Box current() const {
-    if (slab_ < of_tile_.residual) return Box(p_, tile_, slab_, L::kColumns);
-    return Box(p_, tile_, slab_ - of_tile_.residual);
-  }
-  // Strips of kStep pixels: first of the 16 columns that every box has, then of the others.
-  __device__ __forceinline__ static int main_strips(const Box& box) {
-    return (box.h * kTileW + kStep - 1) / kStep;
-  }
-  __device__ __forceinline__ static int strips(const Box& box) {
-    return main_strips(box) + (box.h * (box.w - kTileW) + kStep - 1) / kStep;
-  }
-  struct Place {
-    int row, column;
+  struct Column {
+    int column, first, step, rows;  // rows of the picture that it reaches, 0: it is outside
   };
-  __device__ __forceinline__ Place place(const Box& box, int strip) const {
-    const int others = strip - main_strips(box);
-    if (others < 0) return {strip * (kStep / kTileW) + first_ / kTileW, first_ % kTileW};
-    const int pixel = others * kStep + first_, wide = box.w - kTileW - 1;  // 1 of 2, 0 of 1
-    return {pixel >> wide, kTileW + (pixel & wide)};
+  __device__ __forceinline__ Column column_of(int pass) const {
+    Column c;
+    if (pass < kWhole) {
+      c = {pass * kStep + first_, 0, 1, 0};
+    } else {
+      const int wide = box_.w - kTileW - 1;  // 1 of two columns, 0 of one
+      c = {kTileW + (first_ & wide), first_ >> wide, kStep >> wide, 0};
+    }
+    if (box_.linear) {
+      c.rows = (box_.from->h * box_.from->w - c.column + kTileW - 1) / kTileW;
+    } else {
+      const int x = (box_.first_x + c.column) * box_.step + box_.phase_x;
+      c.rows = static_cast<unsigned>(x) < static_cast<unsigned>(box_.from->w) ? box_.from->h : 0;
+    }
+    return c;
+  }
+  __device__ __forceinline__ int passes() const { return kWhole + (box_.w > kTileW ? 1 : 0); }
+  __device__ __forceinline__ int y_of(int row) const {
+    return (box_.first_y + row) * box_.step + box_.phase_y;
   }
 
   __device__ __forceinline__ void load() {
-    ahead_++;
-    if (index_ >= p_.tiles) return;
-    barrier_wait(memory_.box_free + 8 * cursor_.stage, cursor_.parity);
-    const Box box = current();
-    const int c = box.first_channel + chunk_ * 8;
-    const int bytes = bytes_left(c, box.from->c);
-    const T* const from = static_cast<const T*>(box.from->data) +
-                          (bytes > 0 ? box.from->offset(tile_.picture * box.from->pixels(), c) : 0);
-    const int64_t stride = box.from->stride;
-    const uint32_t to = memory_.boxes + cursor_.stage * L::kBoxBytes;
-    const int count = strips(box);
-#pragma unroll 2
-    for (int strip = 0; strip < count; strip++) {
-      const Place at = place(box, strip);
-      if (at.row >= box.h) continue;
-      const int pixel = box.pixel(at.row, at.column);
-      copy_async(to + in_box(at.row, at.column, chunk_), pixel >= 0 ? from + pixel * stride : from,
-                 pixel >= 0 ? bytes : 0);
+    barrier_wait(memory_.box_free + 8 * ring_.stage, ring_.parity);
+    box_ = slab_ < of_tile_.residual ? Box(p_, tile_, slab_, L::kColumns)
+                                     : Box(p_, tile_, slab_ - of_tile_.residual);
+    const int c = box_.first_channel + chunk_ * 8;
+    const int bytes = bytes_left(c, box_.from->c);
+    const T* const from =
+        static_cast<const T*>(box_.from->data) +
+        (bytes > 0 ? box_.from->offset(tile_.picture * box_.from->pixels(), c) : 0);
+    const int width = box_.linear ? kTileW : box_.from->w;
+    for (int pass = 0; pass < passes(); pass++) {
+      const Column column = column_of(pass);
+      const int x = (box_.first_x + column.column) * box_.step + box_.phase_x;
+      int y = y_of(column.first);
+      const T* at = from + (static_cast<int64_t>(y) * width + x) * box_.from->stride;
+      const int y_step = column.step * box_.step;
+      const int64_t at_step = static_cast<int64_t>(y_step) * width * box_.from->stride;
+      uint32_t to =
+          memory_.boxes + ring_.stage * L::kBoxBytes + in_box(column.first, column.column, chunk_);
+#pragma unroll 6
+      for (int row = column.first; row < box_.h; row += column.step) {
+        const bool there = static_cast<unsigned>(y) < static_cast<unsigned>(column.rows);
+        copy_async(to, there ? at : from, there ? bytes : 0);
+        at += at_step;
+        y += y_step;
+        to += column.step * (kBoxPitch * 128);
+      }
     }
     pending_ = p_.affine && slab_ >= of_tile_.residual && slab_ < of_tile_.residual + of_tile_.main;
     if (pending_) {
       commit_copies();
-      strip_ = age_ = 0;
+      const float2* affine = p_.affine.data + int64_t{tile_.picture} * p_.affine.stride + c;
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        factor_[i] = __ldg(affine + i);
+        factor_[i].x *= 0.5f;
+        factor_[i].y *= 0.5f;
+      }
+      pass_ = row_ = 0;
     } else {
-      barrier_arrive_after_copies(memory_.box_loaded + 8 * cursor_.stage);
+      barrier_arrive_after_copies(memory_.box_loaded + 8 * ring_.stage);
       next();
     }
   }
 
-  // kPiece strips after another, at most `count`.
-  __device__ __forceinline__ void activate(int count) {
-    const Box box = current();
-    const int end = min(strip_ + count, strips(box));
-    uint8_t* const stage = boxes_ + cursor_.stage * L::kBoxBytes;
-    const float4* affine =
-        reinterpret_cast<const float4*>(p_.affine.data + int64_t{tile_.picture} * p_.affine.stride +
-                                        box.first_channel + chunk_ * 8);
-    float4 factor[4];  // of two channels each
+  __device__ __forceinline__ void activate(int batches) {
+    uint8_t* const stage = boxes_ + ring_.stage * L::kBoxBytes;
+    for (; batches > 0 && pass_ < passes(); batches--) {
+      const Column column = column_of(pass_);
+      uint8_t* const at = stage + in_box(0, column.column, chunk_);
+      uint4 v[kBatch];
+      bool there[kBatch];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      factor[i] = __ldg(affine + i);
-      factor[i].x *= 0.5f;
-      factor[i].y *= 0.5f;
-      factor[i].z *= 0.5f;
-      factor[i].w *= 0.5f;
-    }
-#pragma unroll 1
-    for (; strip_ < end; strip_ += kPiece) {
-      uint4* at[kPiece];
-      uint4 v[kPiece];
-#pragma unroll
-      for (int i = 0; i < kPiece; i++) {
-        const Place pixel = place(box, strip_ + i);
+      for (int i = 0; i < kBatch; i++) {
+        const int row = column.first + (row_ + i) * column.step;
         // The padding is not normed.
-        const bool there = pixel.row < box.h && box.pixel(pixel.row, pixel.column) >= 0;
-        at[i] = there ? reinterpret_cast<uint4*>(stage + in_box(pixel.row, pixel.column, chunk_))
-                      : nullptr;
-        if (there) v[i] = *at[i];
+        there[i] =
+            row < box_.h && static_cast<unsigned>(y_of(row)) < static_cast<unsigned>(column.rows);
+        if (there[i]) v[i] = *reinterpret_cast<uint4*>(at + row * (kBoxPitch * 128));
       }
 #pragma unroll
-      for (int i = 0; i < kPiece; i++) {
-        if (at[i] == nullptr) continue;
-        v[i].x = cuda::activate<T>(v[i].x, factor[0]);
-        v[i].y = cuda::activate<T>(v[i].y, factor[1]);
-        v[i].z = cuda::activate<T>(v[i].z, factor[2]);
-        v[i].w = cuda::activate<T>(v[i].w, factor[3]);
-        *at[i] = v[i];
+      for (int i = 0; i < kBatch; i++) {
+        if (!there[i]) continue;
+        v[i].x = cuda::activate<T>(v[i].x, factor_[0], factor_[1]);
+        v[i].y = cuda::activate<T>(v[i].y, factor_[2], factor_[3]);
+        v[i].z = cuda::activate<T>(v[i].z, factor_[4], factor_[5]);
+        v[i].w = cuda::activate<T>(v[i].w, factor_[6], factor_[7]);
+        const int row = column.first + (row_ + i) * column.step;
+        *reinterpret_cast<uint4*>(at + row * (kBoxPitch * 128)) = v[i];
+      }
+      row_ += kBatch;
+      if (column.first + row_ * column.step >= box_.h) {
+        row_ = 0;
+        pass_++;
       }
     }
-    if (strip_ < strips(box)) return;
-    barrier_arrive(memory_.box_loaded + 8 * cursor_.stage);
+  }
+
+  __device__ __forceinline__ void finish() {
+    if (!pending_) return;
+    wait_copies<0>();
+    activate(1 << 16);
+    barrier_arrive(memory_.box_loaded + 8 * ring_.stage);
     pending_ = false;
     next();
   }
 
-  __device__ __forceinline__ void finish() {
-    wait_copies<0>();
-    activate(1 << 16);
-  }
-
   __device__ __forceinline__ void next() {
-    cursor_.next(stages_);
+    ring_.next(stages_);
     if (++slab_ < of_tile_.all) return;
     slab_ = 0;
     index_ += gridDim.x;
@@ -253,86 +269,96 @@ class BoxLoader {
   uint8_t* const boxes_;
   const Boxes<L> of_tile_;
   const int chunk_, first_;
-  Cursor cursor_;
-  int index_, slab_ = 0;  // of the next to be loaded, or of the one that is pending
+  Cursor ring_;
+  int index_, slab_ = 0;
   PortableTile tile_;
-  int ahead_ = 0;         // boxes loaded and not yet in use
-  bool pending_ = false;  // the newest is not yet activated
-  int strip_ = 0, age_ = 0;
+  Box box_;               // the newest
+  bool pending_ = false;  // it is not yet activated
+  int pass_ = 0, row_ = 0;
+  float2 factor_[8];
 };
 
-// Loads blocks of weights of all of a block's tiles in their order. A thread has chunk thread % 8
-// of every kStep-th row.
+// Loads blocks of weights in order. A thread has chunk thread % 8 of every kStep-th row.
 template <class L>
 class WeightLoader {
   using T = typename L::T;
-  static constexpr int kStep = L::kThreads / 8, kCopies = (L::kColumns + kStep - 1) / kStep;
+  static constexpr int kStep = L::kLoadingThreads / 8, kCopies = L::kColumns / kStep;
 
  public:
-  __device__ WeightLoader(const Portable& p, const Stages& stages, const Memory& memory)
+  __device__ WeightLoader(const Portable& p, const Stages& stages, const Memory& memory, int thread)
       : p_(p),
         stages_(stages.weights),
         memory_(memory),
-        per_tile_(p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs),
-        chunk_(threadIdx.x & 7),
-        row_(threadIdx.x >> 3),
+        chunk_(thread & 7),
+        row_(thread >> 3),
         to_(in_weights(row_, chunk_)),
-        cursor_(1),
-        index_(blockIdx.x) {
-    begin();
-  }
+        ring_(1) {}
 
-  __device__ __forceinline__ void load() {
-    if (index_ < p_.tiles) {
-      barrier_wait(memory_.weights_free + 8 * cursor_.stage, cursor_.parity);
-      const uint32_t to = memory_.weights + cursor_.stage * L::kWeightBytes + to_;
-      if (p_.depth == INT32_MAX) {  // rows of 64, all there
-#pragma unroll
-        for (int i = 0; i < kCopies; i++) copy_async(place(to, i), from_ + i * kStep * kSlab);
-      } else {
-        const int bytes = 2 * max(0, min(8, p_.depth - depth_));
-        const T* from = from_;
-#pragma unroll
-        for (int i = 0; i < kCopies; i++, from += kStep * p_.weight_pitch) {
-          const bool there = i * kStep < rows_left_ && bytes > 0;
-          copy_async(place(to, i), there ? from : p_.weights, there ? bytes : 0);
-        }
-        depth_ += kSlab;
-      }
-      from_ += p_.block_pitch;
-      barrier_arrive_after_copies(memory_.weights_loaded + 8 * cursor_.stage);
-      cursor_.next(stages_);
-      if (--left_ == 0) {
-        index_ += gridDim.x;
-        begin();
-      }
-    }
-    commit_copies();
-  }
-
- private:
-  __device__ __forceinline__ void begin() {
-    const PortableTile tile(p_, index_);
+  __device__ void begin(const PortableTile& tile) {
     const int row = (tile.phase * p_.column_tiles + tile.column) * L::kColumns + row_;
     from_ = static_cast<const T*>(p_.weights) + row * p_.weight_pitch + chunk_ * 8;
     rows_left_ = p_.weight_rows - row;
-    depth_ = chunk_ * 8;
-    left_ = per_tile_;
+    depth_left_ = p_.depth - chunk_ * 8;
   }
+  __device__ __forceinline__ void load() {
+    barrier_wait(memory_.weights_free + 8 * ring_.stage, ring_.parity);
+    const uint32_t to = memory_.weights + ring_.stage * L::kWeightBytes + to_;
+    if (p_.depth == INT32_MAX) {  // rows of 64, all there
+#pragma unroll
+      for (int i = 0; i < kCopies; i++) copy_async(place(to, i), from_ + i * kStep * kSlab);
+    } else {
+      const int bytes = 2 * max(0, min(8, depth_left_));
+      const T* from = from_;
+#pragma unroll
+      for (int i = 0; i < kCopies; i++, from += kStep * p_.weight_pitch) {
+        const bool there = i * kStep < rows_left_ && bytes > 0;
+        copy_async(place(to, i), there ? from : p_.weights, there ? bytes : 0);
+      }
+      depth_left_ -= kSlab;
+    }
+    from_ += p_.block_pitch;
+    barrier_arrive_after_copies(memory_.weights_loaded + 8 * ring_.stage);
+    commit_copies();
+    ring_.next(stages_);
+  }
+
+ private:
   // in_weights of row_ + i kStep: kStep is a power of two above row_, so the keys share no bit.
-  __device__ __forceinline__ uint32_t place(uint32_t to, int i) const {
+  __device__ __forceinline__ uint32_t place(uint32_t to, int i) {
     return (to ^ static_cast<uint32_t>(weight_key(i * kStep) << 4)) + i * kStep * 128;
   }
 
   const Portable& p_;
   const int stages_;
   const Memory& memory_;
-  const int per_tile_, chunk_, row_;
+  const int chunk_, row_;
   const uint32_t to_;
-  Cursor cursor_;
-  int index_, left_ = 0;
+  Cursor ring_;
   const T* from_ = nullptr;
-  int rows_left_ = 0, depth_ = 0;
+  int rows_left_ = 0, depth_left_ = 0;
 };
+
+template <class L>
+__device__ void load_tiles(const Portable& p, const Stages& stages, const Memory& memory,
+                           uint8_t* shared) {
+  const int thread = threadIdx.x - 32 * L::kMultiplying;
+  BoxLoader<L> boxes(p, stages, memory, shared, thread);
+  WeightLoader<L> weights(p, stages, memory, thread);
+  for (int i = 0; i < stages.boxes - 1; i++) boxes.whole();
+  const Boxes<L> of_tile(p);
+  for (int index = blockIdx.x; index < p.tiles; index += gridDim.x) {
+    const PortableTile tile(p, index);
+    weights.begin(tile);
+    for (int i = 0; i < of_tile.residual; i++) boxes.whole();
+    for (int s = 0; s < of_tile.all - of_tile.residual; s++) {
+      const Taps taps = taps_of_slab(p, tile, s);
+      const int n = taps.ny * taps.nx;
+      for (int t = 0; t < n; t++) {
+        weights.load();
+        boxes.work(t, n, stages.weights);
+      }
+    }
+  }
+}
 
 }  // namespace calotype::cuda
