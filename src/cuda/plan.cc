@@ -170,8 +170,8 @@ class Planner {
         to_int(!plan.fused ? channel_moments_slots(n, e.h * e.w, target_.processors)
                : conv.path == Path::kMma
                    ? mma_tiles(conv.mode, h, w,
-                               mma_tile_h(conv.mode, n, h, w, column_tiles, target_.processors,
-                                          target_.shared_bytes))
+                               mma_tile_h(conv.mode, n, h, w, conv.weight_rows, conv.row_tile,
+                                          target_.processors, target_.shared_bytes))
                    : hopper_stats_slots(conv.mode, n, h, w, column_tiles, target_.processors),
                "statistics");
     plan.moments = take(batch_ * plan.slots * plan.units * kMomentsBytes);

@@ -428,12 +428,12 @@ void launch_layout(const char* name, const Portable& p, const Machine& machine) 
 
 template <class T>
 void launch_element(const char* name, const Portable& p, int row_tile, const Machine& machine) {
-  if (row_tile == 128) {
-    p.tile_h == 16 ? launch_layout<Layout<T, 16, 128>>(name, p, machine)
-                   : launch_layout<Layout<T, 8, 128>>(name, p, machine);
+  if (row_tile == 32) {
+    launch_layout<Layout<T, 8, 32>>(name, p, machine);
+  } else if (p.tile_h == 8) {
+    launch_layout<Layout<T, 8, 128>>(name, p, machine);
   } else {
-    p.tile_h == 16 ? launch_layout<Layout<T, 16, 32>>(name, p, machine)
-                   : launch_layout<Layout<T, 8, 32>>(name, p, machine);
+    launch_layout<Layout<T, 16, 128>>(name, p, machine);
   }
 }
 
@@ -447,9 +447,8 @@ void launch_any(const char* name, Element element, const Portable& p, int row_ti
 }
 
 Portable described(const Product& product, int row_tile, const Machine& machine) {
-  const int tile_h =
-      mma_tile_h(Mode::kPoint, 1, product.m, 1, (product.n + row_tile - 1) / row_tile,
-                 machine.processors, machine.shared_bytes);
+  const int tile_h = mma_tile_h(Mode::kPoint, 1, product.m, 1, product.n, row_tile,
+                                machine.processors, machine.shared_bytes);
   return portable(product, row_tile, tile_h);
 }
 
@@ -466,9 +465,8 @@ void attention_product(const char* name, const Product& product, const float* ro
 }  // namespace
 
 void mma_conv(const Conv& conv, const Machine& machine) {
-  const int tile_h =
-      mma_tile_h(conv.mode, conv.y.n, conv.y.h, conv.y.w, conv.weight_rows / conv.row_tile,
-                 machine.processors, machine.shared_bytes);
+  const int tile_h = mma_tile_h(conv.mode, conv.y.n, conv.y.h, conv.y.w, conv.weight_rows,
+                                conv.row_tile, machine.processors, machine.shared_bytes);
   launch_any("mma_conv", conv.element, portable(conv, tile_h), conv.row_tile, machine);
 }
 

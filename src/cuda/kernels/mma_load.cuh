@@ -11,8 +11,6 @@ namespace calotype::cuda {
 // distances.
 constexpr int kBoxPitch = kTileW + 2;
 constexpr int kMaxWeightStages = 6, kMaxBoxStages = 4;
-// A box is activated in so many parts, between loading blocks of weights.
-constexpr int kParts = 5;
 
 template <class Element, int kRows, int kTileColumns, bool kInAttention = false>
 struct Layout {
@@ -30,7 +28,7 @@ struct Layout {
   static constexpr int kLoading = kMultiplying / 2;
   static constexpr int kLoadingThreads = 32 * kLoading;
   static constexpr int kThreads = 32 * (kMultiplying + kLoading);
-  static constexpr int kBlocks = kTileH == 16 ? 1 : 2;  // a multiprocessor
+  static constexpr int kBlocks = kTileH == 16 ? 1 : kColumns == 128 ? 2 : 3;  // a multiprocessor
   static constexpr int kBoxBytes = (kTileH + 2) * kBoxPitch * 128;
   static constexpr int kWeightBytes = kColumns * 128;
 };
@@ -95,10 +93,6 @@ struct Boxes {
         main(p.slabs * input_phases(p.mode)),
         all(residual + main + p.shortcut_slabs) {}
 };
-__device__ __forceinline__ Taps taps_of_slab(const Portable& p, const PortableTile& tile, int s) {
-  return s < p.slabs * input_phases(p.mode) ? taps_of(p.mode, s / p.slabs, tile.phase)
-                                            : taps_of(Mode::kPoint, 0, 0);
-}
 
 // Loads and activates the boxes of all of a block's tiles in their order. A thread has chunk
 // thread % 8 of every pixel that is its own.
@@ -110,7 +104,6 @@ class BoxLoader {
   // of the margin, which the threads share.
   static constexpr int kWhole = kTileW / kStep;  // passes
   static constexpr int kBatch = 4;               // rows whose reads overlap
-  static constexpr int kBatches = 2;             // of a part
 
  public:
   __device__ BoxLoader(const Portable& p, const Stages& stages, const Memory& memory,
@@ -127,14 +120,13 @@ class BoxLoader {
         tile_(p, blockIdx.x),
         box_(p, tile_, 0) {}
 
-  // The part of a slab's work that goes with block t of n blocks of weights.
-  __device__ __forceinline__ void work(int t, int n, int weight_stages) {
-    // By then the warps that multiply have left the box before the current one.
-    const int load_at = min(weight_stages - 1, max(n - 1 - kParts, 0));
-    if (t == load_at && index_ < p_.tiles) load();
-    if (t > load_at && pending_) {
+  __device__ __forceinline__ const Boxes<L>& of_tile() const { return of_tile_; }
+  // The part of the work that goes with block t of a slab's n blocks of weights.
+  __device__ __forceinline__ void work(int t, int n) {
+    if (t == 0 && index_ < p_.tiles) load();
+    if (t > 1 && pending_) {
       wait_copies<1>();  // the newest copies are of weights
-      activate(kBatches);
+      activate(1);
     }
     if (t == n - 1) finish();
   }
@@ -278,64 +270,78 @@ class BoxLoader {
   float2 factor_[8];
 };
 
-// Loads blocks of weights in order. A thread has chunk thread % 8 of every kStep-th row.
+// Loads blocks of weights of all of a block's tiles in their order. A thread has chunk thread % 8
+// of every kStep-th row.
 template <class L>
 class WeightLoader {
   using T = typename L::T;
-  static constexpr int kStep = L::kLoadingThreads / 8, kCopies = L::kColumns / kStep;
+  static constexpr int kStep = L::kLoadingThreads / 8, kCopies = (L::kColumns + kStep - 1) / kStep;
 
  public:
   __device__ WeightLoader(const Portable& p, const Stages& stages, const Memory& memory, int thread)
       : p_(p),
         stages_(stages.weights),
         memory_(memory),
+        per_tile_(p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs),
         chunk_(thread & 7),
         row_(thread >> 3),
         to_(in_weights(row_, chunk_)),
-        ring_(1) {}
-
-  __device__ void begin(const PortableTile& tile) {
-    const int row = (tile.phase * p_.column_tiles + tile.column) * L::kColumns + row_;
-    from_ = static_cast<const T*>(p_.weights) + row * p_.weight_pitch + chunk_ * 8;
-    rows_left_ = p_.weight_rows - row;
-    depth_left_ = p_.depth - chunk_ * 8;
+        cursor_(1),
+        index_(blockIdx.x) {
+    begin();
   }
+
   __device__ __forceinline__ void load() {
-    barrier_wait(memory_.weights_free + 8 * ring_.stage, ring_.parity);
-    const uint32_t to = memory_.weights + ring_.stage * L::kWeightBytes + to_;
-    if (p_.depth == INT32_MAX) {  // rows of 64, all there
+    if (index_ < p_.tiles) {
+      barrier_wait(memory_.weights_free + 8 * cursor_.stage, cursor_.parity);
+      const uint32_t to = memory_.weights + cursor_.stage * L::kWeightBytes + to_;
+      if (p_.depth == INT32_MAX) {  // rows of 64, all there
 #pragma unroll
-      for (int i = 0; i < kCopies; i++) copy_async(place(to, i), from_ + i * kStep * kSlab);
-    } else {
-      const int bytes = 2 * max(0, min(8, depth_left_));
-      const T* from = from_;
+        for (int i = 0; i < kCopies; i++) copy_async(place(to, i), from_ + i * kStep * kSlab);
+      } else {
+        const int bytes = 2 * max(0, min(8, p_.depth - depth_));
+        const T* from = from_;
 #pragma unroll
-      for (int i = 0; i < kCopies; i++, from += kStep * p_.weight_pitch) {
-        const bool there = i * kStep < rows_left_ && bytes > 0;
-        copy_async(place(to, i), there ? from : p_.weights, there ? bytes : 0);
+        for (int i = 0; i < kCopies; i++, from += kStep * p_.weight_pitch) {
+          const bool there = i * kStep < rows_left_ && bytes > 0;
+          copy_async(place(to, i), there ? from : p_.weights, there ? bytes : 0);
+        }
+        depth_ += kSlab;
       }
-      depth_left_ -= kSlab;
+      from_ += p_.block_pitch;
+      barrier_arrive_after_copies(memory_.weights_loaded + 8 * cursor_.stage);
+      cursor_.next(stages_);
+      if (--left_ == 0) {
+        index_ += gridDim.x;
+        begin();
+      }
     }
-    from_ += p_.block_pitch;
-    barrier_arrive_after_copies(memory_.weights_loaded + 8 * ring_.stage);
     commit_copies();
-    ring_.next(stages_);
   }
 
  private:
+  __device__ __forceinline__ void begin() {
+    const PortableTile tile(p_, index_);
+    const int row = (tile.phase * p_.column_tiles + tile.column) * L::kColumns + row_;
+    from_ = static_cast<const T*>(p_.weights) + row * p_.weight_pitch + chunk_ * 8;
+    rows_left_ = p_.weight_rows - row;
+    depth_ = chunk_ * 8;
+    left_ = per_tile_;
+  }
   // in_weights of row_ + i kStep: kStep is a power of two above row_, so the keys share no bit.
-  __device__ __forceinline__ uint32_t place(uint32_t to, int i) {
+  __device__ __forceinline__ uint32_t place(uint32_t to, int i) const {
     return (to ^ static_cast<uint32_t>(weight_key(i * kStep) << 4)) + i * kStep * 128;
   }
 
   const Portable& p_;
   const int stages_;
   const Memory& memory_;
-  const int chunk_, row_;
+  const int per_tile_, chunk_, row_;
   const uint32_t to_;
-  Cursor ring_;
+  Cursor cursor_;
+  int index_, left_ = 0;
   const T* from_ = nullptr;
-  int rows_left_ = 0, depth_left_ = 0;
+  int rows_left_ = 0, depth_ = 0;
 };
 
 template <class L>
@@ -344,18 +350,18 @@ __device__ void load_tiles(const Portable& p, const Stages& stages, const Memory
   const int thread = threadIdx.x - 32 * L::kMultiplying;
   BoxLoader<L> boxes(p, stages, memory, shared, thread);
   WeightLoader<L> weights(p, stages, memory, thread);
+  for (int i = 0; i < stages.weights - 1; i++) weights.load();
   for (int i = 0; i < stages.boxes - 1; i++) boxes.whole();
-  const Boxes<L> of_tile(p);
+  // In step with the warps that multiply: what they have just left is filled again.
   for (int index = blockIdx.x; index < p.tiles; index += gridDim.x) {
-    const PortableTile tile(p, index);
-    weights.begin(tile);
-    for (int i = 0; i < of_tile.residual; i++) boxes.whole();
-    for (int s = 0; s < of_tile.all - of_tile.residual; s++) {
-      const Taps taps = taps_of_slab(p, tile, s);
-      const int n = taps.ny * taps.nx;
-      for (int t = 0; t < n; t++) {
-        weights.load();
-        boxes.work(t, n, stages.weights);
+    for (int i = 0; i < boxes.of_tile().residual; i++) boxes.whole();
+    for (int group = 0; group < stages.group_count; group++) {
+      const int n = stages.groups[group].ny * stages.groups[group].nx;
+      for (int s = 0; s < stages.groups[group].slabs; s++) {
+        for (int t = 0; t < n; t++) {
+          weights.load();
+          boxes.work(t, n);
+        }
       }
     }
   }

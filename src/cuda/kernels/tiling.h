@@ -56,10 +56,10 @@ inline int64_t mma_tiles(Mode mode, int h, int w, int tile_h) {
 }
 // Rows of a tile. Tiles of 16 read half as much of the weights, but take shared memory that not
 // every GPU has, and are too few for small pictures.
-inline int mma_tile_h(Mode mode, int n, int h, int w, int column_tiles, int processors,
+inline int mma_tile_h(Mode mode, int n, int h, int w, int channels, int row_tile, int processors,
                       int shared_bytes) {
-  const int64_t tall = mma_tiles(mode, h, w, 16) * n * column_tiles;
-  return shared_bytes >= kMmaTallBytes && tall >= processors ? 16 : 8;
+  const int64_t tall = mma_tiles(mode, h, w, 16) * n * ((channels + row_tile - 1) / row_tile);
+  return row_tile == 128 && shared_bytes >= kMmaTallBytes && tall >= processors ? 16 : 8;
 }
 inline int64_t channel_moments_slots(int n, int64_t pixels, int processors) {
   return std::min<int64_t>(4 * processors / n + 1, (pixels + 63) / 64);
