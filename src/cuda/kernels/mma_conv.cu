@@ -253,7 +253,9 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
   const int down = warp / L::kWarpsAcross, across = warp % L::kWarpsAcross;
   // Lanes give the addresses of 8x8 matrices: of rows, pixels 0-7 and 8-15 by two chunks; of
   // columns, two chunks by two blocks of eight.
-  const int first_row = down * L::kRowTiles, column = lane & 15, half = lane >> 4;
+  const int first_row = down * L::kRowTiles;
+  uint32_t place;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(place));
   const uint32_t columns_at =
       memory.weights +
       in_weights(across * L::kWarpColumns + 8 * ((lane & 7) >> 1) + (lane & 1) + 2 * (lane >> 4),
@@ -281,11 +283,13 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
     barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
     barrier_wait(memory.weights_loaded + 8 * walk.weights.stage, walk.weights.parity);
     // Chunk 2 k + h lies at (2 k + h) ^ key, so 16 channels further is an exclusive or with 32 k.
-    uint32_t rows = 0, columns = 0;
+    uint32_t rows = 0, columns = columns_at + walk.weights.stage * L::kWeightBytes;
+    // in_box, of this lane's column and half.
     const auto find = [&] {
-      rows = memory.boxes + walk.boxes.stage * L::kBoxBytes +
-             in_box(first_row + walk.oy + walk.y, column + walk.ox + walk.x, half);
-      columns = columns_at + walk.weights.stage * L::kWeightBytes;
+      const int at = static_cast<int>(place & 15) + walk.ox + walk.x;
+      const uint32_t row = memory.boxes + walk.boxes.stage * L::kBoxBytes +
+                           (first_row + walk.oy + walk.y) * (kBoxPitch * 128);
+      rows = row + static_cast<uint32_t>(((at << 3) + ((place >> 4) ^ (at & 7))) << 4);
     };
     uint32_t a[L::kRowTiles][4], b[2][4];
     const auto load_rows = [&](int i, int k) {
@@ -347,6 +351,7 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
       }
       barrier_wait(memory.weights_loaded + 8 * walk.weights.stage, walk.weights.parity);
       find();
+      columns += walk.weights.stage == 0 ? (1 - stages.weights) * L::kWeightBytes : L::kWeightBytes;
       load_columns(0, 0);
 #pragma unroll
       for (int i = 0; i < L::kRowTiles; i++) {

@@ -10,7 +10,7 @@ namespace calotype::cuda {
 // Boxes have rows of 18 pixels, whatever is in use, so that the rows of a warp lie at constant
 // distances.
 constexpr int kBoxPitch = kTileW + 2;
-constexpr int kMaxWeightStages = 6, kMaxBoxStages = 4;
+constexpr int kMaxWeightStages = 5, kMaxBoxStages = 3;
 
 template <class Element, int kRows, int kTileColumns, bool kInAttention = false>
 struct Layout {
