@@ -43,7 +43,7 @@ ConvPlan plan_weights(Path path, Mode mode, int64_t in, int64_t out, int64_t sho
   const int channels = to_int(out, name);
   plan.row_tile = path == Path::kSimt     ? kSimtRowTile
                   : path == Path::kHopper ? hopper_row_tile(channels, is_output)
-                                          : mma_row_tile(channels);
+                                          : mma_row_tile(channels, is_output);
   plan.weight_rows = to_int(round_up(channels, plan.row_tile), name);
   const int inputs = to_int(in, name), beside = to_int(shortcut, name);
   plan.packed_bytes =
@@ -173,7 +173,9 @@ class Planner {
     plan.slots = to_int(
         !plan.fused ? channel_moments_slots(n, e.h * e.w, target_.processors)
         : conv.path == Path::kMma
-            ? mma_stats_slots(conv.mode, h, w)
+            ? mma_tiles(conv.mode, h, w,
+                        mma_tile_h(conv.mode, n, h, w, conv.weight_rows, conv.row_tile,
+                                   target_.processors, target_.shared_bytes))
             : hopper_stats_slots(conv.mode, n, h, w, column_tiles, slabs_of(static_cast<int>(in)),
                                  slabs_of(static_cast<int>(shortcut)), target_.processors),
         "statistics");
@@ -226,10 +228,9 @@ class Planner {
     }
     const Extent e = graph_.extent(node.x);
     AttentionPlan a;
-    a.hopper = target_.hopper &&
-               (target_.precision == Precision::kBF16 || target_.precision == Precision::kFP8);
-    // The products of the portable kernels want dense matrices.
-    a.planar = a.hopper;
+    a.bounded = target_.precision == Precision::kBF16 || target_.precision == Precision::kFP8;
+    // The products of the portable kernels want dense matrices, those of sm_90a planar ones.
+    a.hopper = target_.hopper && a.bounded;
     const bool dense = path_of(target_) == Path::kHopper && !a.hopper;
     const Path path = dense ? Path::kMma : path_of(target_);
     a.query = plan_weights(path, Mode::kPoint, e.c, e.c, 0, false, false, node.name);
@@ -248,16 +249,16 @@ class Planner {
 
   void plan_workspace(Extent e, AttentionPlan& a) {
     const int64_t bytes = target_.element_bytes(), tokens = e.h * e.w;
-    const int64_t planes = a.planar ? (e.c + kSlab - 1) / kSlab : 1;
-    const int64_t row_bytes = stride_of(e.c, a.planar) * planes * bytes;
+    const int64_t planes = a.hopper ? (e.c + kSlab - 1) / kSlab : 1;
+    const int64_t row_bytes = stride_of(e.c, a.hopper) * planes * bytes;
     a.pitch = round_up(tokens, 8);
     a.normed = take(batch_ * tokens * row_bytes);
     a.query_rows = take(batch_ * tokens * row_bytes);
     a.transposed = take(batch_ * e.c * a.pitch * bytes);
     const int64_t fixed = a.normed.bytes + a.query_rows.bytes + a.transposed.bytes;
     // Bytes that one row of queries takes.
-    const int64_t row = a.hopper ? a.pitch * bytes + hopper_attention_sums(1, tokens) * 4 + 8
-                                 : a.pitch * (bytes + 4);
+    const int64_t parts = attention_parts(a.hopper, tokens);
+    const int64_t row = a.bounded ? a.pitch * bytes + parts * 4 + 8 : a.pitch * (bytes + 4);
     const int64_t fitting = std::max<int64_t>(attention_bytes_ - fixed, 0) / row;
     if (fitting >= tokens) {
       a.rows = tokens;
@@ -271,8 +272,8 @@ class Planner {
     }
     const int64_t rows = a.pictures * a.rows;
     a.p = take(rows * a.pitch * bytes);
-    if (a.hopper) {
-      a.sums = take(hopper_attention_sums(rows, tokens) * 4);
+    if (a.bounded) {
+      a.sums = take(rows * parts * 4);
       a.bounds = take(rows * 4);
       a.scales = take(rows * 4);
       a.largest = take(batch_ * 4);

@@ -17,6 +17,7 @@ struct Target {
   Precision precision = Precision::kBF16;  // kF32, kBF16, kF16, or kFP8 where `hopper` is
   bool hopper = false;                     // has the kernels of sm_90a
   int processors = 1;
+  int shared_bytes = 99 << 10;  // that a block can have: sm_86's, the least since sm_80
 
   int64_t element_bytes() const { return precision == Precision::kF32 ? 4 : 2; }
 };
@@ -49,14 +50,14 @@ struct ConvPlan {
 
 // The attention of `pictures` pictures, `rows` queries of each, at a time.
 struct AttentionPlan {
-  bool hopper = false;
-  bool planar = false;  // normed and query_rows
+  bool hopper = false;   // the kernels of sm_90a, planar normed and query_rows
+  bool bounded = false;  // see BoundedAttention
   int64_t pictures = 1, rows = 0;
   int64_t pitch = 0;  // elements from row to row of p and of transposed
   ConvPlan query, out;
   Place normed, transposed, query_rows, p;
-  Place scores;                         // float32; not with hopper
-  Place sums, bounds, scales, largest;  // hopper only; largest: [batch]
+  Place scores;                         // float32; not where bounded
+  Place sums, bounds, scales, largest;  // bounded only; largest: [batch]
 };
 
 struct NodePlan {

@@ -108,8 +108,8 @@ class Runner {
     Pictures normed = x, queries = x;
     normed.data = memory(plan.normed);
     queries.data = memory(plan.query_rows);
-    normed.planar = queries.planar = plan.planar;
-    if (!plan.planar) normed.stride = run_.element == Element::kF32 ? x.c : (x.c + 7) / 8 * 8;
+    normed.planar = queries.planar = plan.hopper;
+    if (!plan.hopper) normed.stride = run_.element == Element::kF32 ? x.c : (x.c + 7) / 8 * 8;
     queries.stride = normed.stride;
 
     ApplyNorm apply;
@@ -148,8 +148,8 @@ class Runner {
         break;
     }
 
-    if (plan.hopper) {
-      mix_on_hopper(plan, normed, queries);
+    if (plan.bounded) {
+      mix_bounded(plan, normed, queries);
     } else {
       mix(plan, normed, queries);
     }
@@ -161,11 +161,11 @@ class Runner {
   }
 
   // queries = softmax2(queries normed^T) normed, some pictures and rows at a time.
-  void mix_on_hopper(const AttentionPlan& plan, const Pictures& normed, const Pictures& queries) {
+  void mix_bounded(const AttentionPlan& plan, const Pictures& normed, const Pictures& queries) {
     const int tokens = static_cast<int>(normed.pixels());
     for (int b = 0; b < normed.n; b += static_cast<int>(plan.pictures)) {
       for (int row = 0; row < tokens; row += static_cast<int>(plan.rows)) {
-        HopperAttention call;
+        BoundedAttention call;
         call.x = normed;
         call.q = queries;
         call.transposed = memory(plan.transposed);
@@ -179,7 +179,7 @@ class Runner {
         call.bounds = memory<float>(plan.bounds);
         call.scales = memory<float>(plan.scales);
         call.largest = memory<unsigned>(plan.largest);
-        hopper_attention(call, machine_);
+        plan.hopper ? hopper_attention(call, machine_) : mma_attention(call, machine_);
       }
     }
   }

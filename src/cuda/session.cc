@@ -19,8 +19,8 @@ constexpr size_t kSlots = 2;
 // Of the scale and offset of latents: two floats a channel, at most 4 * 1024 channels.
 constexpr int64_t kMapBytes = 32 << 10;
 // FLOP a second of one multiprocessor, computed in bf16 or f16: docs/performance_gpu.md, decoding
-// 1024x1024 (8.9 TFLOP) in 14.4 and 41.7 ms on 132 of them. Of sm_90; others were not measured.
-constexpr double kHopperRate = 8.9e12 / 14.4e-3 / 132, kPortableRate = 8.9e12 / 41.7e-3 / 132;
+// 1024x1024 (8.9 TFLOP) in 14.4 and 25.6 ms on 132 of them. Of sm_90; others were not measured.
+constexpr double kHopperRate = 8.9e12 / 14.4e-3 / 132, kPortableRate = 8.9e12 / 25.6e-3 / 132;
 
 const char* precision_name(Precision precision) {
   return precision == Precision::kF32   ? "f32"
@@ -184,6 +184,7 @@ Session::Session(const DeviceOptions& options, bool portable) : device_(options.
          device_, " (", name_, ") runs the portable ones; use bf16");
   }
   target_.processors = attribute(cudaDevAttrMultiProcessorCount, device_);
+  target_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_);
   element_ = target_.precision == Precision::kF32   ? Element::kF32
              : target_.precision == Precision::kF16 ? Element::kF16
                                                     : Element::kBF16;
@@ -206,6 +207,7 @@ Machine Session::machine(cudaStream_t stream) const {
   Machine machine;
   machine.processors = target_.processors;
   machine.architecture = architecture_;
+  machine.shared_bytes = target_.shared_bytes;
   machine.overlap = architecture_ == 90;  // what the kernels are compiled for, see launch.cuh
   machine.stream = stream;
   return machine;

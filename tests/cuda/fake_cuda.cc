@@ -186,7 +186,10 @@ void finish_norm(const Partials&, int, int, const NormWeights&, float2*, int, co
 }
 void apply_norm(const ApplyNorm&, const Machine& m) { launched("apply_norm", m); }
 void softmax(const Softmax&, const Machine& m) { launched("softmax", m); }
-void hopper_attention(const HopperAttention&, const Machine& m) { launched("hopper_attention", m); }
+void hopper_attention(const BoundedAttention&, const Machine& m) {
+  launched("hopper_attention", m);
+}
+void mma_attention(const BoundedAttention&, const Machine& m) { launched("mma_attention", m); }
 void import_pictures(const Import&, const Machine& m) { launched("import_pictures", m); }
 void pack_conv(const PackConv&, const Machine& m) { launched("pack_conv", m); }
 void fold(const Fold&, const Machine& m) { launched("fold", m); }

@@ -182,5 +182,17 @@ TEST(CudaArena, keeps_apart_what_lives_together) {
   }
 }
 
+// Tiles of 16 rows where shared memory allows them and they are enough to keep the GPU busy.
+TEST(Tiling, rows_of_portable_tiles_follow_the_gpu_and_the_picture) {
+  constexpr int kSm80 = 163 << 10, kSm86 = 99 << 10;
+  EXPECT_EQ(mma_tile_h(Mode::kSame, 1, 1024, 1024, 128, 128, 108, kSm80), 16);
+  EXPECT_EQ(mma_tile_h(Mode::kSame, 1, 1024, 1024, 128, 128, 108, kSm86), 8);
+  EXPECT_EQ(mma_tile_h(Mode::kSame, 1, 64, 64, 512, 128, 108, kSm80), 8);
+  EXPECT_EQ(mma_tile_h(Mode::kSame, 2, 64, 64, 512, 128, 108, kSm80), 16);
+  EXPECT_EQ(mma_tile_h(Mode::kSame, 1, 1024, 1024, 32, 32, 108, kSm80), 8);
+  EXPECT_EQ(mma_tiles(Mode::kSame, 17, 33, 8), 9);
+  EXPECT_EQ(mma_tiles(Mode::kPoint, 17, 33, 16), 3);  // 561 pixels in 36 rows of 16
+}
+
 }  // namespace
 }  // namespace calotype::cuda

@@ -65,6 +65,12 @@ __device__ __forceinline__ float silu_of_half(float u) {
   return fmaf(u, t, u);
 }
 
+__device__ __forceinline__ float exp2_fast(float v) {
+  float e;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v));
+  return e;
+}
+
 // As exact as float32 is.
 __device__ __forceinline__ float silu(float v) { return v / (1.0f + expf(-v)); }
 

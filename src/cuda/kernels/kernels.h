@@ -18,6 +18,7 @@ enum class Element : int { kF32, kBF16, kF16 };  // of activations and packed we
 struct Machine {
   int processors = 0;    // streaming multiprocessors
   int architecture = 0;  // 90 for sm_90
+  int shared_bytes = 0;  // that a block can have
   bool overlap = false;  // programmatic dependent launch (sm_90 and later)
   cudaStream_t stream = nullptr;
 };
@@ -103,7 +104,7 @@ inline bool is_hopper_conv_out(const Conv& conv) {
          conv.y.c <= 3;
 }
 void hopper_conv_out(const Conv& conv, const Machine& machine);
-// sm_80 and later: mma.sync. bf16 and f16. row_tile 128 or 32.
+// sm_80 and later: mma.sync. bf16 and f16. Results to y take row_tile 128 or 32, to store 32.
 void mma_conv(const Conv& conv, const Machine& machine);
 // float32 arithmetic. row_tile 64.
 void simt_conv(const Conv& conv, const Machine& machine);
@@ -161,25 +162,31 @@ struct Softmax {
 };
 void softmax(const Softmax& call, const Machine& machine);
 
-// q[row] = softmax2(q[row] x^T) x for some rows, on sm_90a, in bf16: 2^(score - bound) / sum, where
-// the bound on a row's scores is |q| max |x| (Cauchy-Schwarz) less 90, so that no pass over the
-// scores is needed to find their maximum. Exponents of bf16 reach from -126 to 127, so a row works
-// unless its largest score is some 190 below the bound; such rows are computed once more, slowly
-// and exactly. (f16 has no such range.)
-struct HopperAttention {
-  Pictures x;                        // planar: keys
-  Pictures q;                        // planar: queries in, results out
+// q[row] = softmax2(q[row] x^T) x for some rows, in bf16: 2^(score - bound) / sum, where the bound
+// on a row's scores is |q| max |x| (Cauchy-Schwarz) less 90, so that no pass over the scores is
+// needed to find their maximum. Exponents of bf16 reach from -126 to 127, so a row works unless its
+// largest score is some 190 below the bound; such rows are computed once more, slowly and exactly.
+// (f16 has no such range.)
+struct BoundedAttention {
+  Pictures x;                        // keys
+  Pictures q;                        // queries in, results out
   const void* transposed = nullptr;  // [n][channels][pitch]: values
   int64_t pitch = 0;
   // Which pictures, and which queries of them; all, where there are several pictures.
   int first_picture = 0, pictures = 0, first_row = 0, rows = 0;
   void* p = nullptr;                  // [pictures][rows][pitch]
-  float* sums = nullptr;              // [tokens / 128][pictures * rows]
+  float* sums = nullptr;              // [parts][pictures * rows], see attention_parts
   float* bounds = nullptr;            // [pictures * rows]
   float* scales = nullptr;            // [pictures * rows]
   const unsigned* largest = nullptr;  // [n], see ApplyNorm
 };
-void hopper_attention(const HopperAttention& call, const Machine& machine);
+// On sm_90a; x and q planar.
+void hopper_attention(const BoundedAttention& call, const Machine& machine);
+// On sm_80 and later; x and q dense, one picture.
+void mma_attention(const BoundedAttention& call, const Machine& machine);
+// What both consist of beside their products.
+void attention_bounds(const BoundedAttention& call, const Machine& machine);
+void attention_scales(const BoundedAttention& call, int parts, const Machine& machine);
 
 // The input of a graph: y = map(a), zero beyond the channels. See DeviceArray and InputMap.
 struct Import {

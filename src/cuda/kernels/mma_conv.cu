@@ -1,407 +1,519 @@
 // Convolution on the tensor cores of any GPU since sm_80: mma.sync, cp.async.
 //
-// A tile is 8 x 16 pixels by 128 (or 32) output channels. As in hopper_conv, a slab of 64 input
-// channels is loaded once as a box with its margin, activated where it lies, and read shifted by
-// every tap. Two boxes and three blocks of weights take 96 KiB: two blocks of threads fit the 227
-// KiB of sm_90, so that one multiplies while the other activates; one fits the 99 KiB of sm_86 and
-// sm_89. Eight warps of 32 x 64: for 16 channels of depth a warp reads 3 KiB of shared memory for
-// 16 mma (m16n8k16).
+// A tile is 16 (or 8) rows of 16 pixels by 128 (or 32) output channels. As in hopper_conv, a slab
+// of 64 input channels is loaded once as a box with its margin, activated where it lies, and read
+// shifted by every tap. Warps that multiply do nothing else until their tile is done; others load
+// boxes and weights ahead of them, and activate. Blocks stay and take one tile after the other, so
+// that the next one's first box is there when the last one's results have been written.
+//
+// What bounds it on sm_90, where an mma of 16 x 8 x 16 takes a quarter of a multiprocessor some 6.4
+// cycles: a warp of 64 x 64 reads 4 KiB of shared memory, 32 cycles, for 32 mma, 51 cycles of the
+// multiprocessor. (32 x 64 would be 24 for 26.) Of a slab of 3x3, 256 pixels by 128 channels:
+// 14,750 cycles of mma, 9,220 of reading, 1,150 of writing weights, 970 of boxes, and 14 bytes a
+// cycle from L2.
+#include "cuda/kernels/mma_load.cuh"
 #include "cuda/kernels/moments.cuh"
-#include "cuda/kernels/portable.cuh"
 
 namespace calotype::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kWeightStages = 3;
-// Boxes of a 3x3: two of 10 x 18 pixels. Of a 1x1, where each box serves one block of weights:
-// three of 8 x 16, loaded as far ahead as the weights.
-constexpr int kBoxBytes = kBoxPixels * 128, kPointBoxBytes = kTilePixels * 128;
-constexpr int kAllBoxBytes = 3 * kPointBoxBytes;  // 48 KiB; 2 * kBoxBytes are 45
+// Walks over the blocks of weights of a tile: (slab, tap).
+struct Walk {
+  int group, slabs, x, y, nx, ny, oy, ox;  // slabs: left of the group
+  Cursor weights{0}, boxes{0};
 
-template <int kColumns>
-struct Layout {
-  static constexpr int kWarpsDown = kColumns == 128 ? 4 : 8, kWarpsAcross = kWarps / kWarpsDown;
-  static constexpr int kWarpRows = kTilePixels / kWarpsDown, kWarpColumns = kColumns / kWarpsAcross;
-  static constexpr int kWeightBytes = kColumns * 128;
-  static constexpr size_t kBytes = kAllBoxBytes + kWeightStages * kWeightBytes;
-  static constexpr int kPitch = kColumns + 8;  // of the staged output, in values
-  // of_warp in store_moments lies beside it. Together they are all that a block of sm_86 has.
-  static constexpr size_t kMomentsBytes = sizeof(Moments) * kWarpsDown * (kColumns / 2);
-  static_assert(kBytes + kMomentsBytes <= 99 * 1024, "sm_86 and sm_89 give a block 99 KiB");
-};
-
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-// 16 bytes, of which `bytes` are read and the rest are zeros.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-template <class T>
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  if constexpr (__is_same(T, f16)) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  } else {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  __device__ __forceinline__ void begin(const Stages& stages, int output_phase) {
+    group = x = y = 0;
+    const bool up = stages.up;
+    oy = up ? output_phase >> 1 : 0;
+    ox = up ? output_phase & 1 : 0;
+    read(stages);
   }
-}
-
-__device__ __forceinline__ int bytes_left(int channel, int channels) {
-  return 2 * max(0, min(8, channels - channel));
-}
-
-// Rows of 128 bytes, chunk c of row r at c ^ (r % 8): reads of eight rows meet in no bank.
-__device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
-  return static_cast<uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
-}
-
-template <class T>
-__device__ void load_box(const Box& box, uint32_t to) {
-  const T* from = static_cast<const T*>(box.from->data);
-  const int64_t before = blockIdx.y * box.from->pixels();
-  const int chunk = threadIdx.x & 7, c = box.first_channel + chunk * 8;
-  const int bytes = bytes_left(c, box.from->c);
-  for (int pixel = threadIdx.x >> 3; pixel < box.h * box.w; pixel += kThreads / 8) {
-    const int row = pixel / box.w;
-    const int64_t at = box.pixel(row, pixel - row * box.w);
-    const bool there = at >= 0 && bytes > 0;
-    copy_async(to + swizzled(pixel, chunk), there ? from + box.from->offset(before + at, c) : from,
-               there ? bytes : 0);
+  __device__ __forceinline__ void read(const Stages& stages) {
+    const Group& g = stages.groups[group];
+    slabs = g.slabs;
+    nx = g.nx;
+    ny = g.ny;
   }
-}
-
-template <class T>
-__device__ __forceinline__ uint32_t activate(uint32_t pair, float2 low, float2 high) {
-  const float2 v = unpack<T>(pair);
-  return pack<T>(silu_of_half(fmaf(v.x, low.x, low.y)), silu_of_half(fmaf(v.y, high.x, high.y)));
-}
-
-template <class T>
-__device__ void activate_box(const Portable& p, const Box& box, uint8_t* stage) {
-  const int chunk = threadIdx.x & 7;
-  const float2* affine =
-      p.affine.data + int64_t{blockIdx.y} * p.affine.stride + box.first_channel + chunk * 8;
-  float2 factor[8];
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    factor[i] = __ldg(affine + i);
-    factor[i].x *= 0.5f;
-    factor[i].y *= 0.5f;
-  }
-  for (int pixel = threadIdx.x >> 3; pixel < box.h * box.w; pixel += kThreads / 8) {
-    const int row = pixel / box.w;
-    if (box.pixel(row, pixel - row * box.w) < 0) continue;  // the padding is not normed
-    uint4* at = reinterpret_cast<uint4*>(stage + swizzled(pixel, chunk));
-    uint4 v = *at;
-    v.x = activate<T>(v.x, factor[0], factor[1]);
-    v.y = activate<T>(v.y, factor[2], factor[3]);
-    v.z = activate<T>(v.z, factor[4], factor[5]);
-    v.w = activate<T>(v.w, factor[6], factor[7]);
-    *at = v;
-  }
-}
-
-// Loads blocks of weights in order. A thread has chunk thread % 8 of every 32nd row.
-template <class T, int kColumns>
-class WeightLoader {
- public:
-  __device__ WeightLoader(const Portable& p, int first_row)
-      : chunk_(threadIdx.x & 7),
-        row_(threadIdx.x >> 3),
-        to_(swizzled(row_, chunk_)),  // 32 rows further the swizzle is the same
-        from_(static_cast<const T*>(p.weights) + (first_row + row_) * p.weight_pitch + chunk_ * 8),
-        valid_(static_cast<const T*>(p.weights)),
-        step_(kRowStep * p.weight_pitch),
-        block_pitch_(p.block_pitch),
-        rows_left_(p.weight_rows - first_row - row_),
-        depth_left_(p.depth - chunk_ * 8),
-        padded_(p.depth == INT32_MAX) {}
-
-  __device__ __forceinline__ void load(uint32_t stage) {
-    const T* from = from_;
-    if (padded_) {
-#pragma unroll
-      for (int i = 0; i < kRows; i++, from += step_) {
-        copy_async(stage + to_ + i * kRowStep * 128, from, 16);
-      }
-    } else {
-      const int bytes = 2 * max(0, min(8, depth_left_));
-#pragma unroll
-      for (int i = 0; i < kRows; i++, from += step_) {
-        const bool there = i * kRowStep < rows_left_ && bytes > 0;
-        copy_async(stage + to_ + i * kRowStep * 128, there ? from : valid_, there ? bytes : 0);
-      }
-      depth_left_ -= kSlab;
+  // To the next block; true if it is in the next slab. slabs is 0 after the last.
+  __device__ __forceinline__ bool next(const Stages& stages) {
+    weights.next(stages.weights);
+    if (++x < nx) return false;
+    x = 0;
+    if (++y < ny) return false;
+    y = 0;
+    boxes.next(stages.boxes);
+    if (--slabs == 0 && ++group < stages.group_count) {
+      oy = ox = 0;
+      read(stages);
     }
-    from_ += block_pitch_;
+    return true;
   }
-
- private:
-  static constexpr int kRowStep = kThreads / 8, kRows = kColumns / kRowStep;
-
-  const int chunk_, row_;
-  const uint32_t to_;
-  const T* from_;
-  const T* const valid_;  // for copies of nothing
-  const int64_t step_, block_pitch_;
-  const int rows_left_;
-  int depth_left_;
-  const bool padded_;
 };
 
 // The moments of the tile's pairs of channels: per lane, per warp, then over the warps of a column.
-template <int kColumns, int kBlocks>
-__device__ void tile_moments(const Portable& p, const PortableTile& tile, float (&mean)[kBlocks],
-                             float (&m2)[kBlocks], float count, int down, int across) {
-  using L = Layout<kColumns>;
-  __shared__ Moments of_warp[L::kWarpsDown][kColumns / 2];
+template <class L>
+__device__ void tile_moments(const Portable& p, const PortableTile& tile,
+                             float (&mean)[L::kColumnTiles], float (&m2)[L::kColumnTiles],
+                             float count, int down, int across, int turn) {
+  // Two, by turns: the barrier of the next tile tells that all have read this one's.
+  __shared__ Moments of_warp[2][L::kWarpsDown][L::kColumns / 2];
   const int lane = threadIdx.x & 31;
   count = merge_warp(mean, m2, count, lane);
 #pragma unroll
-  for (int k = 0; k < kBlocks / 8; k++) {
-    of_warp[down][across * L::kWarpColumns / 2 + (first_block<kBlocks>(lane) + k) * 4 +
-                  (lane & 3)] = {count, mean[k], m2[k]};
+  for (int k = 0; k < L::kColumnTiles / 8; k++) {
+    const int j = first_block<L::kColumnTiles>(lane) + k;
+    const int unit = (across * L::kWarpColumns + lane_channel(j >> 2, lane & 3)) / 2 + (j & 3);
+    of_warp[turn][down][unit] = {count, mean[k], m2[k]};
   }
-  __syncthreads();
-  for (int i = threadIdx.x; i < kColumns / 2; i += kThreads) {
-    const int unit = tile.column * kColumns / 2 + i;
+  named_barrier(1, 32 * L::kMultiplying);
+  for (int i = threadIdx.x; i < L::kColumns / 2; i += 32 * L::kMultiplying) {
+    const int unit = tile.column * (L::kColumns / 2) + i;
     if (unit >= p.stats.units) continue;
-    Moments total = of_warp[0][i];
-    for (int w = 1; w < L::kWarpsDown; w++) total = merge(total, of_warp[w][i]);
-    p.stats.at(blockIdx.y, unit, tile.number) = total;
+    Moments total = of_warp[turn][0][i];
+    for (int w = 1; w < L::kWarpsDown; w++) total = merge(total, of_warp[turn][w][i]);
+    p.stats.at(tile.picture, unit, tile.number) = total;
   }
 }
 
-template <class T, int kColumns>
-__global__ void __launch_bounds__(kThreads, 2) mma_conv_kernel(const __grid_constant__ Portable p) {
-  using L = Layout<kColumns>;
-  constexpr int kRowTiles = L::kWarpRows / 16, kColumnTiles = L::kWarpColumns / 8;
-  begin_grid();
-  extern __shared__ __align__(1024) uint8_t shared[];
-  const uint32_t boxes = shared_address(shared), weights = boxes + kAllBoxBytes;
-  const PortableTile tile(p);
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int down = warp / L::kWarpsAcross, across = warp % L::kWarpsAcross;
-  const int main_slabs = p.slabs * input_phases(p.mode), slabs = main_slabs + p.shortcut_slabs;
-  const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
-  const int first_row = (tile.phase * p.column_tiles + tile.column) * kColumns;
-
-  const bool point = p.mode == Mode::kPoint;
-  const int box_stages = point ? 3 : 2, box_bytes = point ? kPointBoxBytes : kBoxBytes;
-  load_box<T>(Box(p, tile, 0), boxes);
-  WeightLoader<T, kColumns> loader(p, first_row);
-  loader.load(weights);
-  commit_copies();
-  if (point && slabs > 1) load_box<T>(Box(p, tile, 1), boxes + box_bytes);
-  if (blocks > 1) loader.load(weights + L::kWeightBytes);
-  commit_copies();
-
-  float sums[kRowTiles][kColumnTiles][4] = {};
-  const uint32_t column_start =
-      swizzled(across * L::kWarpColumns + (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
-  int block = 0, stage = 0, box_stage = 0;
-  bool short_slab = false;  // the slab before this one had one tap: its box is the newest copy
-  for (int s = 0; s < slabs; s++) {
-    const bool is_main = s < main_slabs;
-    const Box box(p, tile, s);
-    const Taps taps =
-        is_main ? taps_of(p.mode, s / p.slabs, tile.phase) : taps_of(Mode::kPoint, 0, 0);
-    const uint32_t inputs = boxes + box_stage * box_bytes;
-    for (int t = 0; t < taps.ny * taps.nx; t++, block++) {
-      if (t == 0 && short_slab && !point) {
-        wait_copies<0>();
-      } else {
-        wait_copies<1>();
-      }
-      __syncthreads();
-      if (t == 0 && is_main && p.affine) {
-        activate_box<T>(p, box, shared + box_stage * box_bytes);
-        __syncthreads();
-      }
-      // Everybody has left the block before this one: its place is free.
-      if (block + 2 < blocks) {
-        const int free = stage == 0 ? 2 : stage - 1;
-        loader.load(weights + free * L::kWeightBytes);
-      }
-      const int ahead = box_stages - 1;
-      if (t == 0 && s + ahead < slabs) {
-        const int free = box_stage == 0 ? ahead : box_stage - 1;
-        load_box<T>(Box(p, tile, s + ahead), boxes + free * box_bytes);
-      }
-      commit_copies();
-
-      // Chunk 2 k + h of row r lies at chunk (2 k + h) ^ (r % 8), so 16 channels further is an
-      // exclusive or with 32 k.
-      const int shift = (taps.oy + t / taps.nx) * box.w + taps.ox + t % taps.nx;
-      const uint32_t columns = weights + stage * L::kWeightBytes + column_start;
-      uint32_t rows[kRowTiles];
-#pragma unroll
-      for (int i = 0; i < kRowTiles; i++) {
-        const int pixel = (down * kRowTiles + i) * box.w + shift + (lane & 15);
-        rows[i] = inputs + swizzled(pixel, lane >> 4);
-      }
-#pragma unroll
-      for (int k = 0; k < kSlab / 16; k++) {
-        uint32_t a[kRowTiles][4], b[kColumnTiles / 2][4];
-#pragma unroll
-        for (int i = 0; i < kRowTiles; i++) load_matrices(a[i], rows[i] ^ (32 * k));
-#pragma unroll
-        for (int j = 0; j < kColumnTiles / 2; j++) {
-          load_matrices(b[j], (columns ^ (32 * k)) + j * 16 * 128);
-        }
-#pragma unroll
-        for (int j = 0; j < kColumnTiles; j++) {
-#pragma unroll
-          for (int i = 0; i < kRowTiles; i++) {
-            multiply<T>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-          }
-        }
-      }
-      if (++stage == kWeightStages) stage = 0;
-    }
-    short_slab = taps.ny * taps.nx == 1;
-    if (++box_stage == box_stages) box_stage = 0;
-  }
-  wait_copies<0>();
-  __syncthreads();
-
-  // Lane l has the pixels l / 4 and l / 4 + 8 of a row, channels 2 (l % 4) and the next.
-  const int quad = lane & 3, row8 = lane >> 2;
-  T* const staged = reinterpret_cast<T*>(shared);
-  int64_t at[kRowTiles][2];
+// Lane l has the pixels l / 4 and l / 4 + 8 of a row.
+template <class L>
+__device__ __forceinline__ void finish_tile(const Portable& p, const PortableTile& tile,
+                                            float (&sums)[L::kRowTiles][L::kColumnTiles][4],
+                                            int down, int across, int turn) {
+  using T = typename L::T;
+  const int lane = threadIdx.x & 31, quad = lane & 3, row8 = lane >> 2;
+  int at[L::kRowTiles][2];
   float count = 0;
 #pragma unroll
-  for (int i = 0; i < kRowTiles; i++) {
+  for (int i = 0; i < L::kRowTiles; i++) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      at[i][h] = output_pixel(p, tile, down * kRowTiles + i, row8 + 8 * h);
+      at[i][h] = output_pixel(p, tile, down * L::kRowTiles + i, row8 + 8 * h);
       count += at[i][h] >= 0 ? 2.0f : 0.0f;
     }
   }
-  const int64_t picture = blockIdx.y * p.y.pixels();
+  const int64_t picture = tile.picture * p.y.pixels();
+  const int first_channel = tile.column * L::kColumns + across * L::kWarpColumns;
   const float share = count > 0 ? 1 / count : 0;
-  float mean[kColumnTiles], m2[kColumnTiles];
+  float mean[L::kColumnTiles], m2[L::kColumnTiles];
 #pragma unroll
-  for (int j = 0; j < kColumnTiles; j++) {
-    const int in_tile = across * L::kWarpColumns + 8 * j + 2 * quad;
-    const int c = tile.column * kColumns + in_tile;
-    const float2 bias =
-        p.bias != nullptr ? *reinterpret_cast<const float2*>(p.bias + c) : make_float2(0, 0);
+  for (int j = 0; j < L::kColumnTiles; j++) {
     float sum = 0;
-    mean[j] = m2[j] = 0;
+    m2[j] = 0;
 #pragma unroll
-    for (int i = 0; i < kRowTiles; i++) {
+    for (int i = 0; i < L::kRowTiles; i++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        float& v0 = sums[i][j][2 * h];
-        float& v1 = sums[i][j][2 * h + 1];
-        v0 += bias.x;
-        v1 += bias.y;
-        if (p.residual && at[i][h] >= 0 && c < p.y.c) {
-          // Both channels are there: strides are multiples of 8.
-          const float2 r = unpack<T>(*reinterpret_cast<const uint32_t*>(
-              static_cast<const T*>(p.residual.data) + p.residual.offset(picture + at[i][h], c)));
-          v0 += r.x;
-          v1 += r.y;
-        }
-        if (at[i][h] >= 0) sum += v0 + v1;
+        if (at[i][h] >= 0) sum += sums[i][j][2 * h] + sums[i][j][2 * h + 1];
       }
     }
     mean[j] = sum * share;
 #pragma unroll
-    for (int i = 0; i < kRowTiles; i++) {
+    for (int i = 0; i < L::kRowTiles; i++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const float v0 = sums[i][j][2 * h], v1 = sums[i][j][2 * h + 1];
-        if (at[i][h] >= 0) {
-          m2[j] = fmaf(v0 - mean[j], v0 - mean[j], fmaf(v1 - mean[j], v1 - mean[j], m2[j]));
-        }
+        const float d0 = sums[i][j][2 * h] - mean[j], d1 = sums[i][j][2 * h + 1] - mean[j];
+        if (at[i][h] >= 0) m2[j] = fmaf(d0, d0, fmaf(d1, d1, m2[j]));
+      }
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < L::kColumnTiles / 4; g++) {
+    const int c = first_channel + lane_channel(g, quad);
+#pragma unroll
+    for (int i = 0; i < L::kRowTiles; i++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        if (at[i][h] < 0) continue;
         if (p.y) {
-          const int row = (down * kRowTiles + i) * kTileW + row8 + 8 * h;
-          *reinterpret_cast<uint32_t*>(staged + row * L::kPitch + in_tile) = pack<T>(v0, v1);
-        } else if (p.plain && at[i][h] >= 0 && c + 1 < p.y.c) {
-          float* to = static_cast<float*>(p.store.data) + at[i][h] * p.store.strides[1] + c;
-          *reinterpret_cast<float2*>(to) = make_float2(v0, v1);
-        } else if (at[i][h] >= 0) {
-          if (c < p.y.c) store_pixel(p, at[i][h], c, v0);
-          if (c + 1 < p.y.c) store_pixel(p, at[i][h], c + 1, v1);
+          // Strides are multiples of 8, and weights and bias are zeros beyond the channels.
+          if (c >= p.y.padded()) continue;
+          uint32_t pairs[4];
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            pairs[j] = pack<T>(sums[i][4 * g + j][2 * h], sums[i][4 * g + j][2 * h + 1]);
+          }
+          T* const to = static_cast<T*>(p.y.data) + p.y.offset(picture + at[i][h], c);
+          *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        } else {
+          float* const plain =
+              static_cast<float*>(p.store.data) + at[i][h] * p.store.strides[1] + c;
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            const float v0 = sums[i][4 * g + j][2 * h], v1 = sums[i][4 * g + j][2 * h + 1];
+            if (p.plain) {
+              if (c + 2 * j < p.y.c) plain[2 * j] = v0;
+              if (c + 2 * j + 1 < p.y.c) plain[2 * j + 1] = v1;
+            } else if constexpr (L::kColumns == 32) {
+              if (c + 2 * j < p.y.c) store_pixel(p, tile.picture, at[i][h], c + 2 * j, v0);
+              if (c + 2 * j + 1 < p.y.c) store_pixel(p, tile.picture, at[i][h], c + 2 * j + 1, v1);
+            }
+          }
         }
       }
     }
   }
-  if constexpr (kColumns == 128) {
-    if (p.stats.data != nullptr) {
-      tile_moments<kColumns>(p, tile, mean, m2, count, down, across);
+  if constexpr (L::kColumns == 128) {
+    if (p.stats.data != nullptr) tile_moments<L>(p, tile, mean, m2, count, down, across, turn);
+  }
+}
+
+// The sums begin with the bias and the residual.
+template <class L>
+__device__ __forceinline__ void begin_sums(const Portable& p, const PortableTile& tile,
+                                           float (&sums)[L::kRowTiles][L::kColumnTiles][4],
+                                           const uint8_t* residual, int down, int across) {
+  const int lane = threadIdx.x & 31, quad = lane & 3, row8 = lane >> 2;
+  const int first_channel = tile.column * L::kColumns + across * L::kWarpColumns;
+#pragma unroll
+  for (int j = 0; j < L::kColumnTiles; j++) {
+    const int c = first_channel + lane_channel(j >> 2, quad) + 2 * (j & 3);
+    const float2 bias =
+        p.bias != nullptr ? *reinterpret_cast<const float2*>(p.bias + c) : make_float2(0, 0);
+#pragma unroll
+    for (int i = 0; i < L::kRowTiles; i++) {
+      sums[i][j][0] = sums[i][j][2] = bias.x;
+      sums[i][j][1] = sums[i][j][3] = bias.y;
     }
   }
-  if (!p.y) return;
-  __syncthreads();
-  for (int i = threadIdx.x; i < kTilePixels * kColumns / 8; i += kThreads) {
-    const int row = i / (kColumns / 8), in_tile = i % (kColumns / 8) * 8;
-    const int c = tile.column * kColumns + in_tile;
-    const int64_t pixel = output_pixel(p, tile, row / kTileW, row % kTileW);
-    if (pixel < 0 || c >= p.y.padded()) continue;  // weights and bias are zeros beyond y.c
-    T* to = static_cast<T*>(p.y.data) + p.y.offset(picture + pixel, c);
-    const T* from = staged + row * L::kPitch + in_tile;
-    if (c + 8 <= p.y.padded()) {
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+  if (residual == nullptr) return;
+#pragma unroll
+  for (int g = 0; g < L::kColumnTiles / 4; g++) {
+#pragma unroll
+    for (int i = 0; i < L::kRowTiles; i++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const uint4 r = *reinterpret_cast<const uint4*>(
+            residual + in_box(down * L::kRowTiles + i, row8 + 8 * h, 4 * g + quad));
+        const uint32_t pairs[4] = {r.x, r.y, r.z, r.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const float2 v = unpack<typename L::T>(pairs[j]);
+          sums[i][4 * g + j][2 * h] += v.x;
+          sums[i][4 * g + j][2 * h + 1] += v.y;
+        }
+      }
+    }
+  }
+}
+
+// The end of a product in an attention.
+template <class L>
+__device__ __forceinline__ void finish_product(const Portable& p, const PortableTile& tile,
+                                               float (&sums)[L::kRowTiles][L::kColumnTiles][4],
+                                               int down, int across) {
+  using T = typename L::T;
+  const int quad = threadIdx.x & 3, row8 = (threadIdx.x & 31) >> 2;
+  const int first_channel = tile.column * L::kColumns + across * L::kWarpColumns;
+  float* const row_sums =
+      p.row_sums + (tile.column * L::kWarpsAcross + across) * static_cast<int64_t>(p.pixels);
+#pragma unroll
+  for (int i = 0; i < L::kRowTiles; i++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int row = output_pixel(p, tile, down * L::kRowTiles + i, row8 + 8 * h);
+      const float value = row >= 0 ? p.row_values[row] : 0;
+      float sum = 0;
+#pragma unroll
+      for (int g = 0; g < L::kColumnTiles / 4; g++) {
+        const int c = first_channel + lane_channel(g, quad);
+        uint32_t pairs[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const float v0 = sums[i][4 * g + j][2 * h], v1 = sums[i][4 * g + j][2 * h + 1];
+          if (p.row_sums != nullptr) {
+            pairs[j] = pack<T>(exp2_fast(v0 - value), exp2_fast(v1 - value));
+            const float2 rounded = unpack<T>(pairs[j]);  // what the second product will read
+            if (c + 2 * j < p.y.c) sum += rounded.x;
+            if (c + 2 * j + 1 < p.y.c) sum += rounded.y;
+          } else {
+            pairs[j] = pack<T>(v0 * value, v1 * value);
+          }
+        }
+        if (row >= 0 && c < p.y.c) {
+          *reinterpret_cast<uint4*>(static_cast<T*>(p.y.data) + row * p.y.stride + c) =
+              make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        }
+      }
+      if (p.row_sums == nullptr) continue;
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      if (quad == 0 && row >= 0) row_sums[row] = sum;
+    }
+  }
+}
+
+template <class L>
+__device__ void multiply_tiles(const Portable& p, const Stages& stages, const Memory& memory,
+                               const uint8_t* shared, int warp) {
+  constexpr int kPairs = L::kColumnTiles / 2, kSteps = kSlab / 16;
+  static_assert(kPairs % 2 == 0);
+  const int lane = threadIdx.x & 31;
+  const int down = warp / L::kWarpsAcross, across = warp % L::kWarpsAcross;
+  // Lanes give the addresses of 8x8 matrices: of rows, pixels 0-7 and 8-15 by two chunks; of
+  // columns, two chunks by two blocks of eight.
+  const int first_row = down * L::kRowTiles;
+  uint32_t place;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(place));
+  const uint32_t columns_at =
+      memory.weights +
+      in_weights(across * L::kWarpColumns + 8 * ((lane & 7) >> 1) + (lane & 1) + 2 * (lane >> 4),
+                 (lane >> 3) & 1);
+  const Boxes<L> of_tile(p);
+  Walk walk;
+  int turn = 0;
+  for (int index = blockIdx.x; index < p.tiles; index += gridDim.x, turn ^= 1) {
+    const PortableTile tile(p, index);
+    float sums[L::kRowTiles][L::kColumnTiles][4];
+    const uint8_t* residual = nullptr;
+    for (int i = 0; i < of_tile.residual; i++, walk.boxes.next(stages.boxes)) {
+      barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
+      if (i == across) residual = shared + walk.boxes.stage * L::kBoxBytes;
+    }
+    begin_sums<L>(p, tile, sums, residual, down, across);
+    if (of_tile.residual > 0) {
+      __syncwarp();
+      for (int i = 0; i < of_tile.residual && lane == 0; i++) {
+        const int back = walk.boxes.stage - 1 - i;
+        barrier_arrive(memory.box_free + 8 * (back < 0 ? back + stages.boxes : back));
+      }
+    }
+    walk.begin(stages, tile.phase);
+    barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
+    barrier_wait(memory.weights_loaded + 8 * walk.weights.stage, walk.weights.parity);
+    // Chunk 2 k + h lies at (2 k + h) ^ key, so 16 channels further is an exclusive or with 32 k.
+    uint32_t rows = 0, columns = columns_at + walk.weights.stage * L::kWeightBytes;
+    // in_box, of this lane's column and half.
+    const auto find = [&] {
+      const int at = static_cast<int>(place & 15) + walk.ox + walk.x;
+      const uint32_t row = memory.boxes + walk.boxes.stage * L::kBoxBytes +
+                           (first_row + walk.oy + walk.y) * (kBoxPitch * 128);
+      rows = row + static_cast<uint32_t>(((at << 3) + ((place >> 4) ^ (at & 7))) << 4);
+    };
+    uint32_t a[L::kRowTiles][4], b[2][4];
+    const auto load_rows = [&](int i, int k) {
+      load_matrices(a[i], (rows ^ (32 * k)) + i * kBoxPitch * 128);
+    };
+    const auto load_columns = [&](int j, int k) {  // two blocks of eight
+      load_matrices(b[j & 1], (columns ^ (32 * k)) + ((j >> 1) * 32 + (j & 1) * 4) * 128);
+    };
+    find();
+#pragma unroll
+    for (int i = 0; i < L::kRowTiles; i++) load_rows(i, 0);
+    load_columns(0, 0);
+    // Registers do for one set of rows and two pairs of columns. What comes next is loaded as soon
+    // as its place is free, eight mma before it is used.
+    const auto multiply_pair = [&](int j, int i, int n) {
+      multiply<typename L::T>(sums[i][2 * j + n], a[i], b[j & 1][2 * n], b[j & 1][2 * n + 1]);
+    };
+    const auto multiply_all_but_last = [&](int k) {
+#pragma unroll
+      for (int j = 0; j < kPairs - 1; j++) {
+        load_columns(j + 1, k);
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+#pragma unroll
+          for (int i = 0; i < L::kRowTiles; i++) multiply_pair(j, i, n);
+        }
+      }
+    };
+    for (;;) {
+#pragma unroll 1
+      for (int k = 0; k < kSteps - 1; k++) {
+        multiply_all_but_last(k);
+        load_columns(0, k + 1);
+#pragma unroll
+        for (int i = 0; i < L::kRowTiles; i++) {
+          multiply_pair(kPairs - 1, i, 0);
+          multiply_pair(kPairs - 1, i, 1);
+          load_rows(i, k + 1);
+        }
+      }
+      multiply_all_but_last(kSteps - 1);
+      const uint32_t weights_left = memory.weights_free + 8 * walk.weights.stage;
+      const uint32_t box_left = memory.box_free + 8 * walk.boxes.stage;
+      const bool slab_done = walk.next(stages);
+      if (walk.slabs == 0) {
+#pragma unroll
+        for (int i = 0; i < L::kRowTiles; i++) {
+          multiply_pair(kPairs - 1, i, 0);
+          multiply_pair(kPairs - 1, i, 1);
+        }
+        if (lane == 0) {
+          barrier_arrive(weights_left);
+          barrier_arrive(box_left);
+        }
+        break;
+      }
+      if (slab_done) {
+        barrier_wait(memory.box_loaded + 8 * walk.boxes.stage, walk.boxes.parity);
+      }
+      barrier_wait(memory.weights_loaded + 8 * walk.weights.stage, walk.weights.parity);
+      find();
+      columns += walk.weights.stage == 0 ? (1 - stages.weights) * L::kWeightBytes : L::kWeightBytes;
+      load_columns(0, 0);
+#pragma unroll
+      for (int i = 0; i < L::kRowTiles; i++) {
+        multiply_pair(kPairs - 1, i, 0);
+        multiply_pair(kPairs - 1, i, 1);
+        load_rows(i, 0);
+      }
+      if (lane == 0) {
+        barrier_arrive(weights_left);
+        if (slab_done) barrier_arrive(box_left);
+      }
+    }
+    if constexpr (L::kAttends) {
+      finish_product<L>(p, tile, sums, down, across);
     } else {
-      for (int k = 0; c + k < p.y.padded(); k++) to[k] = from[k];
+      finish_tile<L>(p, tile, sums, down, across, turn);
     }
   }
+}
+
+template <class L>
+__global__ void __launch_bounds__(L::kThreads, L::kBlocks)
+    mma_conv_kernel(const __grid_constant__ Portable p, const __grid_constant__ Stages stages) {
+  extern __shared__ __align__(1024) uint8_t shared[];
+  __shared__ Barriers barriers;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < stages.weights; i++) {
+      barrier_init(shared_address(&barriers.weights_loaded[i]), L::kLoadingThreads);
+      barrier_init(shared_address(&barriers.weights_free[i]), L::kMultiplying);
+    }
+    for (int i = 0; i < stages.boxes; i++) {
+      barrier_init(shared_address(&barriers.box_loaded[i]), L::kLoadingThreads);
+      barrier_init(shared_address(&barriers.box_free[i]), L::kMultiplying);
+    }
+  }
+  __syncthreads();
+  begin_grid();
+  const uint32_t start = shared_address(shared);
+  const Memory memory = {start,
+                         start + stages.boxes * L::kBoxBytes,
+                         shared_address(barriers.weights_loaded),
+                         shared_address(barriers.weights_free),
+                         shared_address(barriers.box_loaded),
+                         shared_address(barriers.box_free)};
+  const int warp = __shfl_sync(~0u, threadIdx.x >> 5, 0);  // known to be the same in a warp
+  if (warp < L::kMultiplying) {
+    multiply_tiles<L>(p, stages, memory, shared, warp);
+  } else {
+    load_tiles<L>(p, stages, memory, shared);
+  }
+}
+
+template <class L>
+void launch_layout(const char* name, const Portable& p, const Machine& machine) {
+  // As many stages as there is room for; the moments and barriers take up to 7 KiB beside them.
+  const int available = (machine.shared_bytes + (L::kBlocks - 1) * 1024) / L::kBlocks - (8 << 10);
+  Stages stages = {};
+  stages.boxes = 2;
+  stages.weights = 3;
+  const auto bytes = [](int boxes, int weights) {
+    return boxes * L::kBoxBytes + weights * L::kWeightBytes;
+  };
+  const auto fits = [&](int boxes, int weights) { return bytes(boxes, weights) <= available; };
+  if (fits(2, 4)) stages.weights = 4;
+  if (fits(3, stages.weights)) stages.boxes = 3;
+  if (fits(stages.boxes, 5)) stages.weights = 5;
+  for (int phase = 0; phase < input_phases(p.mode); phase++) {
+    const Taps taps = taps_of(p.mode, phase, 0);
+    stages.groups[stages.group_count++] = {p.slabs, taps.ny, taps.nx};
+  }
+  if (p.shortcut_slabs > 0) stages.groups[stages.group_count++] = {p.shortcut_slabs, 1, 1};
+  stages.up = p.mode == Mode::kUp;
+  const int blocks = std::min(p.tiles, machine.processors * L::kBlocks);
+  launch(name, mma_conv_kernel<L>,
+         {dim3(static_cast<unsigned>(blocks)), dim3(L::kThreads),
+          static_cast<size_t>(bytes(stages.boxes, stages.weights))},
+         machine, p, stages);
 }
 
 template <class T>
-void launch_columns(const char* name, const Portable& p, int row_tile, const Machine& machine) {
-  if (row_tile == 128) {
-    launch(name, mma_conv_kernel<T, 128>, {portable_grid(p), dim3(kThreads), Layout<128>::kBytes},
-           machine, p);
+void launch_element(const char* name, const Portable& p, int row_tile, const Machine& machine) {
+  if (row_tile == 32) {
+    launch_layout<Layout<T, 8, 32>>(name, p, machine);
+  } else if (p.tile_h == 8) {
+    launch_layout<Layout<T, 8, 128>>(name, p, machine);
   } else {
-    launch(name, mma_conv_kernel<T, 32>, {portable_grid(p), dim3(kThreads), Layout<32>::kBytes},
-           machine, p);
+    launch_layout<Layout<T, 16, 128>>(name, p, machine);
   }
 }
 
-void launch_element(const char* name, Element element, const Portable& p, int row_tile,
-                    const Machine& machine) {
+void launch_any(const char* name, Element element, const Portable& p, int row_tile,
+                const Machine& machine) {
   if (element == Element::kF16) {
-    launch_columns<f16>(name, p, row_tile, machine);
+    launch_element<f16>(name, p, row_tile, machine);
   } else {
-    launch_columns<bf16>(name, p, row_tile, machine);
+    launch_element<bf16>(name, p, row_tile, machine);
   }
+}
+
+Portable described(const Product& product, int row_tile, const Machine& machine) {
+  const int tile_h = mma_tile_h(Mode::kPoint, 1, product.m, 1, product.n, row_tile,
+                                machine.processors, machine.shared_bytes);
+  return portable(product, row_tile, tile_h);
+}
+
+// A product in an attention: always of 128 columns.
+void attention_product(const char* name, const Product& product, const float* row_values,
+                       float* row_sums, const Machine& machine) {
+  Portable p = described(product, 128, machine);
+  p.row_values = row_values;
+  p.row_sums = row_sums;
+  p.tile_h == 16 ? launch_layout<Layout<bf16, 16, 128, true>>(name, p, machine)
+                 : launch_layout<Layout<bf16, 8, 128, true>>(name, p, machine);
 }
 
 }  // namespace
 
 void mma_conv(const Conv& conv, const Machine& machine) {
-  launch_element("mma_conv", conv.element, portable(conv), conv.row_tile, machine);
+  const int tile_h = mma_tile_h(conv.mode, conv.y.n, conv.y.h, conv.y.w, conv.weight_rows,
+                                conv.row_tile, machine.processors, machine.shared_bytes);
+  launch_any("mma_conv", conv.element, portable(conv, tile_h), conv.row_tile, machine);
 }
 
 void mma_product(const Product& product, const Machine& machine) {
-  const int row_tile = mma_row_tile(product.n);
-  launch_element("mma_product", product.element, portable(product, row_tile), row_tile, machine);
+  const int row_tile = mma_row_tile(product.n, false);
+  launch_any("mma_product", product.element, described(product, row_tile, machine), row_tile,
+             machine);
+}
+
+void mma_attention(const BoundedAttention& call, const Machine& machine) {
+  attention_bounds(call, machine);
+  const int tokens = static_cast<int>(call.x.pixels());
+  const int64_t first = call.first_picture * call.x.pixels();
+  auto* const queries = static_cast<bf16*>(call.q.data) + (first + call.first_row) * call.q.stride;
+  Product weights;
+  weights.element = Element::kBF16;
+  weights.m = call.rows;
+  weights.n = tokens;
+  weights.k = call.x.c;
+  weights.a = queries;
+  weights.lda = call.q.stride;
+  weights.b = static_cast<const bf16*>(call.x.data) + first * call.x.stride;
+  weights.ldb = call.x.stride;
+  weights.c = call.p;
+  weights.ldc = call.pitch;
+  attention_product("attention_weights", weights, call.bounds, call.sums, machine);
+
+  attention_scales(call, static_cast<int>(attention_parts(false, tokens)), machine);
+
+  Product values;
+  values.element = Element::kBF16;
+  values.m = call.rows;
+  values.n = call.x.c;
+  values.k = tokens;
+  values.a = call.p;
+  values.lda = call.pitch;
+  values.b = static_cast<const bf16*>(call.transposed) +
+             int64_t{call.first_picture} * call.x.c * call.pitch;
+  values.ldb = call.pitch;
+  values.c = queries;
+  values.ldc = call.q.stride;
+  attention_product("attention_values", values, call.scales, nullptr, machine);
 }
 
 }  // namespace calotype::cuda

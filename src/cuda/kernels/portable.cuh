@@ -1,5 +1,5 @@
-// What the two portable convolution kernels (mma_conv, simt_conv) share: tiles of 8 x 16 pixels,
-// and how their work is described.
+// What the two portable convolution kernels (mma_conv, simt_conv) share: tiles of 8 or 16 rows of
+// 16 pixels, and how their work is described.
 #pragma once
 
 #include "core/cat.h"
@@ -9,8 +9,7 @@
 
 namespace calotype::cuda {
 
-constexpr int kTileH = kPortableTileH, kTileW = kPortableTileW, kTilePixels = kTileH * kTileW;
-constexpr int kBoxPixels = (kTileH + 2) * (kTileW + 2);  // of a 3x3's input
+constexpr int kTileW = kPortableTileW;
 
 struct Portable {
   Mode mode;
@@ -18,7 +17,8 @@ struct Portable {
   bool linear;
   int pictures, height, width;  // of the outputs of one phase; linear: rows of 16, 16
   int64_t pixels;               // linear: of a picture
-  int tiles_x, tiles_y, column_tiles;
+  int tile_h, tiles_x, tiles_y, column_tiles;
+  int tiles;  // of all pictures
   Pictures x, shortcut, residual, y;
   int slabs, shortcut_slabs;
   Affine affine;
@@ -29,20 +29,28 @@ struct Portable {
   Store store;
   bool plain;  // store is float32, channels one after the other: strides[1] from pixel to pixel
   Partials stats;
+  // Of products in an attention: c = 2^(a b^T - row value), and sums of its rows in parts
+  // [part][row]; or, without sums, c = a b^T row value.
+  const float* row_values;
+  float* row_sums;
 };
 
-// Block number -> tile; column tiles change fastest, so that blocks that run together share pixels.
+// Number -> tile; column tiles change fastest, so that blocks that run together share pixels.
 struct PortableTile {
-  int x, y, phase, column, number;
+  int x, y, phase, column, number, picture;
 
-  __device__ explicit PortableTile(const Portable& p) {
+  __device__ PortableTile(const Portable& p, int index) {
     const int columns = p.column_tiles * output_phases(p.mode);
-    const int nt = blockIdx.x % columns, tile = blockIdx.x / columns;
+    const int tile = index / columns, in_picture = p.tiles_x * p.tiles_y;
+    const int nt = index - tile * columns;
+    picture = tile / in_picture;
+    const int place = tile - picture * in_picture;
     phase = nt / p.column_tiles;
     column = nt - phase * p.column_tiles;
-    x = tile % p.tiles_x * kTileW;
-    y = tile / p.tiles_x * kTileH;
-    number = tile * output_phases(p.mode) + phase;
+    y = place / p.tiles_x;
+    x = (place - y * p.tiles_x) * kTileW;
+    y *= p.tile_h;
+    number = place * output_phases(p.mode) + phase;
   }
 };
 
@@ -62,7 +70,7 @@ struct Box {
     const int margin = is_main ? box_margin(p.mode) : 0, origin = is_main ? box_origin(p.mode) : 0;
     first_y = tile.y + origin;
     first_x = tile.x + origin;
-    h = kTileH + margin;
+    h = p.tile_h + margin;
     w = kTileW + margin;
     step = is_main && p.mode == Mode::kDown ? 2 : 1;
     phase_y = phase >> 1;
@@ -70,40 +78,68 @@ struct Box {
     linear = p.linear;
   }
 
+  // Of the residual: 64 of the tile's `columns` output channels.
+  __device__ Box(const Portable& p, const PortableTile& tile, int slab, int columns) {
+    from = &p.residual;
+    first_channel = tile.column * columns + slab * kSlab;
+    first_y = tile.y;
+    first_x = tile.x;
+    h = p.tile_h;
+    w = kTileW;
+    step = p.mode == Mode::kUp ? 2 : 1;
+    phase_y = tile.phase >> 1;
+    phase_x = tile.phase & 1;
+    linear = p.linear;
+  }
+
   // Offset of a pixel of the box in the picture, in pixels; -1 outside.
-  __device__ int64_t pixel(int row, int column) const {
+  __device__ __forceinline__ int pixel(int row, int column) const {
     if (linear) {
-      const int64_t at = int64_t{first_y + row} * kTileW + first_x + column;
-      return at < from->pixels() ? at : -1;
+      const int at = (first_y + row) * kTileW + first_x + column;
+      return at < from->h * from->w ? at : -1;
     }
     const int y = (first_y + row) * step + phase_y, x = (first_x + column) * step + phase_x;
     if (static_cast<unsigned>(y) >= static_cast<unsigned>(from->h) ||
         static_cast<unsigned>(x) >= static_cast<unsigned>(from->w)) {
       return -1;
     }
-    return int64_t{y} * from->w + x;
+    return y * from->w + x;
   }
 };
 
-// Where the output of a tile's pixel is: offset in pixels, -1 outside.
-__device__ __forceinline__ int64_t output_pixel(const Portable& p, const PortableTile& tile,
-                                                int row, int column) {
+// Where the output of a tile's pixel is: offset in pixels, -1 outside. A batch has less than 2^31.
+__device__ __forceinline__ int output_pixel(const Portable& p, const PortableTile& tile, int row,
+                                            int column) {
   const int y = tile.y + row, x = tile.x + column;
   if (p.linear) {
-    const int64_t at = int64_t{y} * kTileW + x;
+    const int at = y * kTileW + x;
     return at < p.pixels ? at : -1;
   }
   if (y >= p.height || x >= p.width) return -1;
-  if (p.mode != Mode::kUp) return int64_t{y} * p.width + x;
-  return (2 * int64_t{y} + (tile.phase >> 1)) * p.y.w + 2 * x + (tile.phase & 1);
+  if (p.mode != Mode::kUp) return y * p.width + x;
+  return (2 * y + (tile.phase >> 1)) * p.y.w + 2 * x + (tile.phase & 1);
 }
 
-__device__ __forceinline__ void store_pixel(const Portable& p, int64_t pixel, int c, float v) {
-  store_value(p.store, static_cast<int>(blockIdx.y), static_cast<int>(pixel / p.y.w),
-              static_cast<int>(pixel % p.y.w), c, v);
+__device__ __forceinline__ void store_pixel(const Portable& p, int picture, int pixel, int c,
+                                            float v) {
+  store_value(p.store, picture, pixel / p.y.w, pixel % p.y.w, c, v);
 }
 
-inline Portable portable(const Conv& conv) {
+// Cuts the outputs into tiles of `tile_h` rows.
+inline void cut_into_tiles(Portable& p, int tile_h) {
+  p.tile_h = tile_h;
+  p.tiles_x = (p.width + kTileW - 1) / kTileW;
+  p.tiles_y = (p.height + tile_h - 1) / tile_h;
+  const int64_t tiles =
+      int64_t{p.tiles_x} * p.tiles_y * p.column_tiles * output_phases(p.mode) * p.pictures;
+  if (tiles > INT32_MAX / 2) {
+    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", p.pictures, " pictures, ",
+         tiles, " tiles");
+  }
+  p.tiles = static_cast<int>(tiles);
+}
+
+inline Portable portable(const Conv& conv, int tile_h) {
   Portable p = {};
   p.mode = conv.mode;
   p.linear = conv.mode == Mode::kPoint;
@@ -113,8 +149,6 @@ inline Portable portable(const Conv& conv) {
              : conv.mode == Mode::kUp ? conv.y.h / 2
                                       : conv.y.h;
   p.width = p.linear ? kTileW : conv.mode == Mode::kUp ? conv.y.w / 2 : conv.y.w;
-  p.tiles_x = (p.width + kTileW - 1) / kTileW;
-  p.tiles_y = (p.height + kTileH - 1) / kTileH;
   p.column_tiles = conv.weight_rows / conv.row_tile;
   p.x = conv.x;
   p.shortcut = conv.shortcut;
@@ -130,11 +164,12 @@ inline Portable portable(const Conv& conv) {
   p.bias = conv.bias;
   p.store = conv.store;
   p.stats = conv.stats;
+  cut_into_tiles(p, tile_h);
   return p;
 }
 
 // c = a b^T as a 1x1 convolution: pixels are rows of a, output channels rows of b.
-inline Portable portable(const Product& product, int row_tile) {
+inline Portable portable(const Product& product, int row_tile, int tile_h) {
   Portable p = {};
   p.mode = Mode::kPoint;
   p.linear = true;
@@ -142,8 +177,6 @@ inline Portable portable(const Product& product, int row_tile) {
   p.pixels = product.m;
   p.height = (product.m + kTileW - 1) / kTileW;
   p.width = kTileW;
-  p.tiles_x = 1;
-  p.tiles_y = (p.height + kTileH - 1) / kTileH;
   p.column_tiles = (product.n + row_tile - 1) / row_tile;
   p.x = {const_cast<void*>(product.a), 1, product.m, 1, product.k, product.lda};
   p.y = {product.c_is_f32 ? nullptr : product.c, 1, product.m, 1, product.n, product.ldc};
@@ -157,16 +190,8 @@ inline Portable portable(const Product& product, int row_tile) {
     p.store = {product.c, DType::kF32, {0, product.ldc, 0, 1}};
     p.plain = true;
   }
+  cut_into_tiles(p, tile_h);
   return p;
-}
-
-inline dim3 portable_grid(const Portable& p) {
-  const int64_t blocks = int64_t{p.tiles_x} * p.tiles_y * p.column_tiles * output_phases(p.mode);
-  if (blocks > INT32_MAX || p.pictures > 65535) {
-    fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", p.pictures,
-         " pictures of ", blocks, " tiles");
-  }
-  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.pictures));
 }
 
 }  // namespace calotype::cuda

@@ -6,19 +6,12 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/barrier.cuh"
 #include "cuda/kernels/element.cuh"
 
 namespace calotype::cuda {
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// --- mbarrier: `parity` is the phase waited for, flipping each time that the barrier completes.
-
-__device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
-}
+// --- mbarrier, what barrier.cuh has not
 __device__ __forceinline__ void barrier_fence_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("fence.proxy.async;" ::: "memory");
@@ -27,18 +20,7 @@ __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nwait_%=:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra end_%=;\nbra wait_%=;\nend_%=:\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-// The same for waits of microseconds: polling takes bandwidth of shared memory, which the
+// barrier_wait for waits of microseconds: polling takes bandwidth of shared memory, which the
 // multiplying warps have no spare of. May notice up to `nanoseconds` late.
 __device__ __forceinline__ void barrier_wait_asleep(uint32_t barrier, uint32_t parity,
                                                     unsigned nanoseconds) {
@@ -92,10 +74,6 @@ __device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t 
       : "memory");
 }
 
-// A barrier of some of the block's warps, by number (0 is __syncthreads).
-__device__ __forceinline__ void named_barrier(int number, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 // Makes this thread's writes to shared memory visible to TMA and wgmma.
 __device__ __forceinline__ void fence_to_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -8,19 +8,22 @@ namespace calotype::cuda {
 namespace {
 
 constexpr int kThreads = 256, kColumns = kSimtRowTile;
+constexpr int kTileH = kSimtTileH;
+constexpr int kBoxPixels = (kTileH + 2) * (kTileW + 2);  // of a 3x3's input
 // Rows of 64 values and 4 more: neighbouring rows lie 4 banks apart, so that float4 reads of 8 rows
 // meet in no bank.
 constexpr int kPitch = kSlab + 4;
 constexpr size_t kBytes = sizeof(float) * kPitch * (kBoxPixels + kColumns);
 
-__device__ void load_box(const Portable& p, const Box& box, bool is_main, float* to) {
+__device__ void load_box(const Portable& p, const PortableTile& tile, const Box& box, bool is_main,
+                         float* to) {
   const float* from = static_cast<const float*>(box.from->data);
-  const int64_t before = blockIdx.y * box.from->pixels();
-  const float2* affine = p.affine.data + int64_t{blockIdx.y} * p.affine.stride;
+  const int64_t before = tile.picture * box.from->pixels();
+  const float2* affine = p.affine.data + int64_t{tile.picture} * p.affine.stride;
   const bool norm = is_main && p.affine;
   for (int i = threadIdx.x; i < box.h * box.w * kSlab; i += kThreads) {
     const int pixel = i / kSlab, c = box.first_channel + i % kSlab, row = pixel / box.w;
-    const int64_t at = box.pixel(row, pixel - row * box.w);
+    const int at = box.pixel(row, pixel - row * box.w);
     float v = 0;
     if (at >= 0 && c < box.from->c) {
       v = from[box.from->offset(before + at, c)];
@@ -44,7 +47,7 @@ __global__ void __launch_bounds__(kThreads) simt_conv_kernel(Portable p) {
   extern __shared__ float shared[];
   float* const inputs = shared;
   float* const weights = shared + kPitch * kBoxPixels;
-  const PortableTile tile(p);
+  const PortableTile tile(p, blockIdx.x);
   const int column = threadIdx.x % 16, lane = threadIdx.x / 16;
   const int main_slabs = p.slabs * input_phases(p.mode);
   const int first_row = (tile.phase * p.column_tiles + tile.column) * kColumns;
@@ -55,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) simt_conv_kernel(Portable p) {
     const Box box(p, tile, s);
     const Taps taps =
         is_main ? taps_of(p.mode, s / p.slabs, tile.phase) : taps_of(Mode::kPoint, 0, 0);
-    load_box(p, box, is_main, inputs);
+    load_box(p, tile, box, is_main, inputs);
     for (int t = 0; t < taps.ny * taps.nx; t++, block++) {
       load_weights(p, block, first_row, weights);
       __syncthreads();
@@ -82,10 +85,10 @@ __global__ void __launch_bounds__(kThreads) simt_conv_kernel(Portable p) {
       __syncthreads();
     }
   }
-  const int64_t picture = blockIdx.y * p.y.pixels();
+  const int64_t picture = tile.picture * p.y.pixels();
 #pragma unroll
   for (int i = 0; i < kTileH; i++) {
-    const int64_t at = output_pixel(p, tile, i, column);
+    const int at = output_pixel(p, tile, i, column);
     if (at < 0) continue;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
@@ -98,7 +101,7 @@ __global__ void __launch_bounds__(kThreads) simt_conv_kernel(Portable p) {
       if (p.y) {
         static_cast<float*>(p.y.data)[p.y.offset(picture + at, c)] = v;
       } else {
-        store_pixel(p, at, c, v);
+        store_pixel(p, tile.picture, at, c, v);
       }
     }
   }
@@ -107,13 +110,15 @@ __global__ void __launch_bounds__(kThreads) simt_conv_kernel(Portable p) {
 }  // namespace
 
 void simt_conv(const Conv& conv, const Machine& machine) {
-  const Portable p = portable(conv);
-  launch("simt_conv", simt_conv_kernel, {portable_grid(p), dim3(kThreads), kBytes}, machine, p);
+  const Portable p = portable(conv, kTileH);
+  launch("simt_conv", simt_conv_kernel,
+         {dim3(static_cast<unsigned>(p.tiles)), dim3(kThreads), kBytes}, machine, p);
 }
 
 void simt_product(const Product& product, const Machine& machine) {
-  const Portable p = portable(product, kColumns);
-  launch("simt_product", simt_conv_kernel, {portable_grid(p), dim3(kThreads), kBytes}, machine, p);
+  const Portable p = portable(product, kColumns, kTileH);
+  launch("simt_product", simt_conv_kernel,
+         {dim3(static_cast<unsigned>(p.tiles)), dim3(kThreads), kBytes}, machine, p);
 }
 
 }  // namespace calotype::cuda

@@ -9,15 +9,20 @@
 namespace calotype::cuda {
 
 inline constexpr int kHopperTile = 16;  // pixels, each way
-inline constexpr int kPortableTileH = 8, kPortableTileW = 16;
+inline constexpr int kPortableTileW = 16, kSimtTileH = 8;
 inline constexpr int kHopperColumnTiles = 6;  // of fused statistics; shared memory bounds it
+// What a block of mma_conv with tiles of 16 rows takes of shared memory, at least: 160 KiB. sm_80
+// and sm_90 have 163 and 227, sm_86 and sm_89 99.
+inline constexpr int kMmaTallBytes = 160 << 10;
 inline constexpr int kHopperRowTile = 128, kSimtRowTile = 64;
 
 inline int hopper_row_tile(int channels, bool to_store) {
   if (!to_store) return kHopperRowTile;
   return channels <= 8 ? 8 : 32;
 }
-inline int mma_row_tile(int channels) { return channels <= 32 ? 32 : 128; }
+inline int mma_row_tile(int channels, bool to_store) {
+  return to_store || channels <= 32 ? 32 : 128;
+}
 
 // `h` x `w`: the output.
 inline int64_t tiles_of(Mode mode, int h, int w, int tile_h, int tile_w) {
@@ -46,13 +51,21 @@ inline int64_t hopper_stats_slots(Mode mode, int n, int h, int w, int column_til
   const bool splits = hopper_splits(mode, tiles, slabs, shortcut_slabs, processors);
   return 2 * hopper_blocks(tiles, splits, processors);
 }
-// A 1x1 takes pixels one after the other.
-inline int64_t mma_stats_slots(Mode mode, int h, int w) {
+// Tiles that mma_conv cuts one picture into, all channels in one. A 1x1 takes pixels one after the
+// other, 16 a row.
+inline int64_t mma_tiles(Mode mode, int h, int w, int tile_h) {
   if (mode == Mode::kPoint) {
     const int64_t rows = (int64_t{h} * w + kPortableTileW - 1) / kPortableTileW;
-    return (rows + kPortableTileH - 1) / kPortableTileH;
+    return (rows + tile_h - 1) / tile_h;
   }
-  return tiles_of(mode, h, w, kPortableTileH, kPortableTileW);
+  return tiles_of(mode, h, w, tile_h, kPortableTileW);
+}
+// Rows of a tile. Tiles of 16 read half as much of the weights, but take shared memory that not
+// every GPU has, and are too few for small pictures.
+inline int mma_tile_h(Mode mode, int n, int h, int w, int channels, int row_tile, int processors,
+                      int shared_bytes) {
+  const int64_t tall = mma_tiles(mode, h, w, 16) * n * ((channels + row_tile - 1) / row_tile);
+  return row_tile == 128 && shared_bytes >= kMmaTallBytes && tall >= processors ? 16 : 8;
 }
 inline int64_t channel_moments_slots(int n, int64_t pixels, int processors) {
   return std::min<int64_t>(4 * processors / n + 1, (pixels + 63) / 64);
@@ -66,9 +79,9 @@ inline int64_t packed_elements(Mode mode, int in, int shortcut_in, int rows) {
 inline int64_t fp8_packed_bytes(Mode mode, int in, int shortcut_in, int rows) {
   return packed_elements(mode, in, 0, rows) + 2 * int64_t{slabs_of(shortcut_in)} * rows * kSlab;
 }
-// Floats of HopperAttention::sums.
-inline int64_t hopper_attention_sums(int64_t rows, int64_t tokens) {
-  return rows * ((tokens + 127) / 128);
+// Parts that a row's sum of attention weights is left in: one a tile, or two.
+inline int64_t attention_parts(bool hopper, int64_t tokens) {
+  return (tokens + 127) / 128 * (hopper ? 1 : 2);
 }
 
 }  // namespace calotype::cuda
