@@ -5,12 +5,16 @@
 #include "core/cat.h"
 #include "core/checked.h"
 #include "cuda/arena.h"
+#include "cuda/strips.h"
 
 namespace calotype::cuda {
 namespace {
 
 constexpr int64_t kMomentsBytes = 12;  // three floats, see Moments
 constexpr int64_t kHopperRows = 256;   // of a tile of hopper_attention
+// Strips of one operation at least, where they are not less than a row of tiles: the first has
+// nothing to be computed beside, and the last nothing to be uploaded beside.
+constexpr int64_t kStripsWanted = 16;
 
 int64_t round_up(int64_t value, int64_t multiple) {
   return checked_add(value, multiple - 1) / multiple * multiple;
@@ -49,14 +53,26 @@ ConvPlan plan_weights(Path path, Mode mode, int64_t in, int64_t out, int64_t sho
   return plan;
 }
 
+// What is in host memory, and how much device memory the strips of one operation may take.
+struct Spill {
+  std::vector<bool> on_host;  // by activation; empty: nothing
+  int64_t strip_bytes = 0;
+};
+
 class Planner {
  public:
-  Planner(const Graph& graph, int64_t batch, const Target& target, int64_t attention_bytes)
-      : graph_(graph), batch_(batch), target_(target), attention_bytes_(attention_bytes) {}
+  Planner(const Graph& graph, int64_t batch, const Target& target, int64_t attention_bytes,
+          const Spill& spill = {})
+      : graph_(graph),
+        batch_(batch),
+        target_(target),
+        attention_bytes_(attention_bytes),
+        spill_(spill) {}
 
   GraphPlan plan() {
     const auto count = static_cast<size_t>(graph_.activations());
     plan_.activations.resize(count);
+    plan_.by_strips = !spill_.on_host.empty();
     last_reader_.assign(count, 0);
     for (size_t i = 0; i < graph_.nodes().size(); i++) {
       for (const Activation a : inputs_of(graph_.nodes()[i])) last_reader_[index(a)] = i;
@@ -74,6 +90,7 @@ class Planner {
       }
     }
     plan_.arena_bytes = arena_.deal();
+    plan_.host_bytes = host_arena_.deal();
     resolve_places();
     return std::move(plan_);
   }
@@ -85,16 +102,38 @@ class Planner {
   // Until the arena is dealt, offsets are numbers of its items.
   Place take(int64_t bytes) { return {arena_.take(bytes, now_), bytes}; }
   void give(const Place& place) { arena_.give(place.offset, now_); }
+  Place take_for_now(int64_t bytes) {
+    const Place place = take(bytes);
+    give(place);
+    return place;
+  }
+  std::array<Place, 2> take_two(int64_t bytes) {
+    return {take_for_now(bytes), take_for_now(bytes)};
+  }
+
+  bool on_host(Activation a) const { return !spill_.on_host.empty() && spill_.on_host[index(a)]; }
+  // Where the activation itself lies.
+  Arena& arena_of(Activation a) { return on_host(a) ? host_arena_ : arena_; }
 
   void resolve_places() {
     const auto resolve = [&](Place& place) {
       if (place.offset >= 0) place.offset = arena_.offset(place.offset);
     };
     for (ActivationPlan& activation : plan_.activations) {
-      resolve(activation.place);
+      if (!activation.on_host) {
+        resolve(activation.place);
+      } else if (activation.place.offset >= 0) {
+        activation.place.offset = host_arena_.offset(activation.place.offset);
+      }
       resolve(activation.moments);
     }
     for (NodePlan& node : plan_.nodes) {
+      if (node.strips) {
+        for (auto* pair :
+             {&node.strips->x, &node.strips->residual, &node.strips->y, &node.strips->raw}) {
+          for (Place& place : *pair) resolve(place);
+        }
+      }
       if (!node.attention) continue;
       for (Place* place : workspace(*node.attention)) resolve(*place);
     }
@@ -132,13 +171,16 @@ class Planner {
     const std::string name = cat("an activation of ", e.h, "x", e.w, "x", e.c);
     to_int(checked_mul(checked_mul(e.h, e.w), batch_), name);
     ActivationPlan& plan = at(a);
+    plan.on_host = on_host(a);
+    const int64_t bytes = bytes_of(e, plan);
+    if (plan.on_host && a.id == graph_.input().id) return;
     if (reused >= 0) {
       const ActivationPlan& other = plan_.activations[static_cast<size_t>(reused)];
-      plan.place = {other.place.offset, bytes_of(e, plan)};
-      arena_.shrink(plan.place.offset, plan.place.bytes, now_);
+      plan.place = {other.place.offset, bytes};
+      arena_of(a).shrink(plan.place.offset, bytes, now_);
       return;
     }
-    plan.place = take(bytes_of(e, plan));
+    plan.place = {arena_of(a).take(bytes, now_), bytes};
   }
 
   // Also says how it lies there.
@@ -155,23 +197,35 @@ class Planner {
     return planar ? std::min<int64_t>(stride, kSlab) : stride;
   }
 
-  void plan_moments(Activation a, const ConvPlan& conv) {
+  // Slots of statistics of `h` rows.
+  int slots_of(const ActivationPlan& plan, const ConvPlan& conv, int64_t rows, int64_t columns) {
+    const int h = static_cast<int>(rows), w = static_cast<int>(columns),
+              n = static_cast<int>(batch_);
+    return to_int(!plan.fused ? channel_moments_slots(n, rows * columns, target_.processors)
+                  : conv.path == Path::kMma
+                      ? mma_stats_slots(conv.mode, h, w)
+                      : hopper_stats_slots(conv.mode, n, h, w, conv.weight_rows / conv.row_tile,
+                                           target_.processors),
+                  "statistics");
+  }
+
+  void plan_moments(Activation a, const ConvPlan& conv, StripPlan* strips) {
     const int groups = graph_.stats_groups(a);
     if (groups == 0) return;
     const Extent e = graph_.extent(a);
-    const int h = static_cast<int>(e.h), w = static_cast<int>(e.w), n = static_cast<int>(batch_);
     ActivationPlan& plan = at(a);
     const int column_tiles = conv.weight_rows / conv.row_tile;
     plan.fused = conv.path != Path::kSimt && conv.row_tile == 128 && e.c / groups % 2 == 0 &&
                  (conv.path == Path::kMma || column_tiles <= kHopperColumnTiles);
     plan.width = plan.fused ? 2 : 1;
     plan.units = static_cast<int>(e.c / plan.width);
-    plan.slots =
-        to_int(!plan.fused ? channel_moments_slots(n, e.h * e.w, target_.processors)
-               : conv.path == Path::kMma
-                   ? mma_stats_slots(conv.mode, h, w)
-                   : hopper_stats_slots(conv.mode, n, h, w, column_tiles, target_.processors),
-               "statistics");
+    if (strips == nullptr) {
+      plan.slots = slots_of(plan, conv, e.h, e.w);
+    } else {
+      const int64_t before = strips->count - 1, last = e.h - before * strips->rows;
+      strips->slots = slots_of(plan, conv, std::min<int64_t>(strips->rows, e.h), e.w);
+      plan.slots = to_int(before * strips->slots + slots_of(plan, conv, last, e.w), "statistics");
+    }
     plan.moments = take(batch_ * plan.slots * plan.units * kMomentsBytes);
   }
 
@@ -182,7 +236,7 @@ class Planner {
     for (const Activation a : inputs) {
       if (last_reader_[index(a)] != i) continue;
       if (at(a).moments.offset >= 0) give(at(a).moments);
-      if (a.id != kept) give(at(a).place);
+      if (a.id != kept && at(a).place.offset >= 0) arena_of(a).give(at(a).place.offset, now_);
     }
   }
 
@@ -190,7 +244,8 @@ class Planner {
   // writes itself, before it writes; -1: none.
   int overwritable(const ConvNode& node, const ConvPlan& conv, size_t i) const {
     if (!node.residual || node.residual->id == node.x.id || conv.mode == Mode::kUp ||
-        conv.mode == Mode::kDown || last_reader_[index(*node.residual)] != i) {
+        conv.mode == Mode::kDown || last_reader_[index(*node.residual)] != i ||
+        on_host(*node.residual) != on_host(node.y)) {
       return -1;
     }
     // A shortcut reads all channels of its pixels, so one tile must have them all. The result then
@@ -208,9 +263,85 @@ class Planner {
     plan.conv = plan_conv(node, is_output, target_);
     plan_.weight_bytes += weights(plan.conv);
     const int reused = is_output ? -1 : overwritable(node, plan.conv, i);
-    if (!is_output) place(node.y, reused);
-    if (!is_output) plan_moments(node.y, plan.conv);
+    if (is_output) {
+      at(node.y).on_host = on_host(node.y);
+    } else {
+      place(node.y, reused);
+    }
+    if (on_host(node.x) || on_host(node.y) || (node.residual && on_host(*node.residual))) {
+      plan.strips = strips_for(node, plan.conv.mode);
+    }
+    if (!is_output) plan_moments(node.y, plan.conv, plan.strips ? &*plan.strips : nullptr);
     give_inputs(graph_.nodes()[i], i, reused);
+  }
+
+  // Bytes of so many rows: of an activation, and of the graph's ends as the caller has them.
+  int64_t strip_bytes(Activation a, int64_t rows) const {
+    ActivationPlan unused;
+    const Extent e = graph_.extent(a);
+    return a.id == graph_.output().id ? end_bytes(a, rows) : bytes_of({rows, e.w, e.c}, unused);
+  }
+  int64_t end_bytes(Activation a, int64_t rows) const {
+    return checked_mul(rows, graph_.extent(a).w * graph_.extent(a).c * 4);
+  }
+
+  // Device memory for the strips of one operation, of `rows` rows of its output.
+  struct StripBytes {
+    int64_t x = 0, raw = 0, residual = 0, y = 0;
+
+    int64_t all() const { return (raw > 0 ? x : 2 * x) + 2 * (raw + residual + y); }
+  };
+  StripBytes strips_of(const ConvNode& node, Mode mode, int64_t rows) const {
+    StripBytes bytes;
+    if (on_host(node.x)) {
+      const int64_t most = mode == Mode::kPoint  ? rows
+                           : mode == Mode::kUp   ? rows / 2 + 2
+                           : mode == Mode::kDown ? 2 * rows + 1
+                                                 : rows + 2;
+      const int64_t x_rows = std::min(graph_.extent(node.x).h, most);
+      bytes.x = strip_bytes(node.x, x_rows);
+      if (node.x.id == graph_.input().id) bytes.raw = end_bytes(node.x, x_rows);
+    }
+    if (node.residual && on_host(*node.residual))
+      bytes.residual = strip_bytes(*node.residual, rows);
+    if (on_host(node.y)) bytes.y = strip_bytes(node.y, rows);
+    return bytes;
+  }
+
+  // Whole rows of tiles, as many as the memory for strips takes, but so few that there are strips
+  // to overlap; less than a row of tiles only where memory is that scarce.
+  int64_t strip_rows(const ConvNode& node, Mode mode) const {
+    const int64_t height = graph_.extent(node.y).h, least = mode == Mode::kUp ? 2 : 1;
+    const int64_t tile = least * (path_of(target_) == Path::kHopper ? kHopperTile : kPortableTileH);
+    const int64_t most = round_up((height + kStripsWanted - 1) / kStripsWanted, tile);
+    const int64_t first = strips_of(node, mode, tile).all();
+    int64_t rows = tile;
+    if (first <= spill_.strip_bytes) {
+      const int64_t more = std::max<int64_t>(1, strips_of(node, mode, 2 * tile).all() - first);
+      rows = std::min(most, tile * (1 + (spill_.strip_bytes - first) / more));
+    }
+    while (rows > least && strips_of(node, mode, rows).all() > spill_.strip_bytes) rows /= 2;
+    return std::min(rows, height);
+  }
+
+  StripPlan strips_for(const ConvNode& node, Mode mode) {
+    StripPlan plan;
+    const int64_t height = graph_.extent(node.y).h, rows = strip_rows(node, mode);
+    plan.rows = static_cast<int>(rows);
+    plan.count = static_cast<int>((height + rows - 1) / rows);
+    const StripBytes bytes = strips_of(node, mode, rows);
+    if (bytes.raw > 0) {
+      plan.raw = take_two(bytes.raw);
+      plan.x[0] = plan.x[1] = take_for_now(bytes.x);
+    } else if (bytes.x > 0) {
+      plan.x = take_two(bytes.x);
+    }
+    if (bytes.residual > 0) plan.residual = take_two(bytes.residual);
+    if (bytes.y > 0) plan.y = take_two(bytes.y);
+    const int64_t up = plan.count * (bytes.raw > 0 ? bytes.raw : bytes.x);
+    plan.up_bytes = up + (bytes.residual > 0 ? strip_bytes(*node.residual, height) : 0);
+    plan.down_bytes = bytes.y > 0 ? strip_bytes(node.y, height) : 0;
+    return plan;
   }
 
   void plan_node(const AttentionNode& node, size_t i) {
@@ -229,7 +360,7 @@ class Planner {
     plan_.weight_bytes += 2 * weights(a.query);
     const int reused = last_reader_[index(node.x)] == i ? node.x.id : -1;
     place(node.y, reused);
-    plan_moments(node.y, a.out);
+    plan_moments(node.y, a.out, nullptr);
     plan_workspace(e, a);
     for (const Place* place : workspace(a)) {
       if (place->offset >= 0) give(*place);
@@ -277,13 +408,95 @@ class Planner {
   const int64_t batch_;
   const Target target_;
   const int64_t attention_bytes_;
+  const Spill spill_;
   GraphPlan plan_;
-  Arena arena_;
+  Arena arena_, host_arena_;
   std::vector<size_t> last_reader_;
   int64_t now_ = -1;  // the operation that is planned; -1: before the first
 };
 
+// What may be in host memory: all but what attention reads and writes. An input only where it is
+// the large end, a picture.
+Spill everything_on_host(const Graph& graph) {
+  Spill spill;
+  spill.on_host.assign(static_cast<size_t>(graph.activations()), true);
+  const auto pixels = [&](Activation a) { return graph.extent(a).h * graph.extent(a).w; };
+  const auto keep = [&](Activation a) { spill.on_host[static_cast<size_t>(a.id)] = false; };
+  if (pixels(graph.input()) <= pixels(graph.output())) keep(graph.input());
+  for (const Node& node : graph.nodes()) {
+    if (const auto* attention = std::get_if<AttentionNode>(&node)) {
+      keep(attention->x);
+      keep(attention->y);
+    }
+  }
+  return spill;
+}
+
+// What the strips of an operation may take, the best choice first. A quarter of the memory leaves
+// the rest to activations; fewer rows are uploaded more than once where strips are larger.
+std::vector<int64_t> strip_sizes(int64_t room) {
+  constexpr int64_t kMost = int64_t{1} << 30, kLeast = 64 << 10;
+  std::vector<int64_t> sizes, larger;
+  for (int64_t size = kMost; size >= kLeast; size /= 2) {
+    (size <= room / 4 ? sizes : larger).push_back(size);
+  }
+  sizes.push_back(0);
+  sizes.insert(sizes.end(), larger.rbegin(), larger.rend());
+  return sizes;
+}
+
+// Brings back to the device what fits there: the smallest first, since they take the least room,
+// and of the same size those that are read most often.
+void keep_what_fits(const Graph& graph, const Target& target, int64_t room, Spill& spill) {
+  std::vector<int> readers(spill.on_host.size(), 0), order;
+  for (const Node& node : graph.nodes()) {
+    for (const Activation a : inputs_of(node)) readers[static_cast<size_t>(a.id)]++;
+  }
+  for (int a = 0; a < graph.activations(); a++) {
+    const bool is_end = a == graph.input().id || a == graph.output().id;
+    if (spill.on_host[static_cast<size_t>(a)] && !is_end) order.push_back(a);
+  }
+  const auto size = [&](int a) {
+    return graph.extent({a}).h * graph.extent({a}).w * graph.extent({a}).c;
+  };
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+    if (size(a) != size(b)) return size(a) < size(b);
+    return readers[static_cast<size_t>(a)] > readers[static_cast<size_t>(b)];
+  });
+  for (const int a : order) {
+    spill.on_host[static_cast<size_t>(a)] = false;
+    if (Planner(graph, 1, target, 0, spill).plan().arena_bytes > room) {
+      spill.on_host[static_cast<size_t>(a)] = true;
+    }
+  }
+}
+
 }  // namespace
+
+std::optional<GraphPlan> plan_strips(const Graph& graph, const Target& target, int64_t room) {
+  Spill spill = everything_on_host(graph);
+  for (const int64_t size : strip_sizes(room)) {
+    spill.strip_bytes = size;
+    if (Planner(graph, 1, target, 0, spill).plan().arena_bytes > room) continue;
+    keep_what_fits(graph, target, room, spill);
+    for (int sixteenths = 16; sixteenths > 0; sixteenths--) {
+      GraphPlan wide = Planner(graph, 1, target, room / 16 * sixteenths, spill).plan();
+      if (wide.arena_bytes <= room) return wide;
+    }
+    return Planner(graph, 1, target, 0, spill).plan();
+  }
+  return std::nullopt;
+}
+
+int64_t least_strip_room(const Graph& graph, const Target& target) {
+  Spill spill = everything_on_host(graph);
+  int64_t least = INT64_MAX;
+  for (const int64_t size : strip_sizes(0)) {
+    spill.strip_bytes = size;
+    least = std::min(least, Planner(graph, 1, target, 0, spill).plan().arena_bytes);
+  }
+  return least;
+}
 
 ConvPlan plan_conv(const ConvNode& node, bool is_output, const Target& target) {
   return plan_weights(path_of(target), mode_of(node), node.conv.in, node.conv.out,

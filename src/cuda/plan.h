@@ -2,6 +2,7 @@
 // Needs no GPU.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -29,8 +30,11 @@ struct Place {
 };
 
 struct ActivationPlan {
-  Place place;         // none for the graph's output, which is the caller's
-  int64_t stride = 0;  // elements from pixel to pixel; see Pictures
+  // None for the graph's output, which is the caller's, and for an input that is imported by
+  // strips.
+  Place place;
+  bool on_host = false;  // it is in pinned host memory, or the caller's: strips come and go
+  int64_t stride = 0;    // elements from pixel to pixel; see Pictures
   bool planar = false;
   // Statistics, where an operation norms it: see Partials.
   Place moments;
@@ -58,8 +62,21 @@ struct AttentionPlan {
   Place sums, bounds, scales, largest;  // hopper only; largest: [batch]
 };
 
+// A convolution of which an activation is in host memory, by strips of rows: while one is computed,
+// the next is on its way up and the one before on its way down.
+struct StripPlan {
+  int rows = 0;  // of the output, in every strip but the last
+  int count = 0;
+  int slots = 0;  // of statistics, likewise
+  // Strips in device memory, used in turn; none of what is there as a whole. `raw`: of the graph's
+  // input as the caller gives it. Of the output: as float32, dense.
+  std::array<Place, 2> x, residual, y, raw;
+  int64_t up_bytes = 0, down_bytes = 0;  // over the bus, in all
+};
+
 struct NodePlan {
   ConvPlan conv;
+  std::optional<StripPlan> strips;
   std::optional<AttentionPlan> attention;
 };
 
@@ -67,6 +84,8 @@ struct GraphPlan {
   std::vector<ActivationPlan> activations;
   std::vector<NodePlan> nodes;
   int64_t arena_bytes = 0;
+  int64_t host_bytes = 0;     // of pinned memory: the activations there
+  bool by_strips = false;     // at least the graph's output comes by strips
   int64_t affine_stride = 0;  // of the one GroupNorm in use, in channels
   Place affine;
   int64_t weight_bytes = 0;
@@ -75,6 +94,12 @@ struct GraphPlan {
 // Lifetimes to places: at the full resolution no more than two activations are alive, and a
 // result lies where its residual did. Throws Error(kUnsupported) for sizes beyond 2^31.
 GraphPlan plan_graph(const Graph& graph, int64_t batch, const Target& target);
+
+// One picture with at most `room` bytes of arena: what does not fit is in host memory. None where
+// there is no such plan.
+std::optional<GraphPlan> plan_strips(const Graph& graph, const Target& target, int64_t room);
+// The least `room` that has one.
+int64_t least_strip_room(const Graph& graph, const Target& target);
 
 ConvPlan plan_conv(const ConvNode& node, bool is_output, const Target& target);
 

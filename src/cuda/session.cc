@@ -8,6 +8,7 @@
 
 #include "core/cat.h"
 #include "core/checked.h"
+#include "ops/machine.h"
 
 namespace calotype::cuda {
 namespace {
@@ -18,6 +19,8 @@ constexpr size_t kPlansKept = 32;
 constexpr size_t kSlots = 2;
 // Of the scale and offset of latents: two floats a channel, at most 4 * 1024 channels.
 constexpr int64_t kMapBytes = 32 << 10;
+// Bytes a second over the bus, each way: see docs/performance_gpu.md.
+constexpr double kBusRate = 25e9;
 // FLOP a second of one multiprocessor, computed in bf16 or f16: docs/performance_gpu.md, decoding
 // 1024x1024 (8.9 TFLOP) in 14.4 and 41.7 ms on 132 of them. Of sm_90; others were not measured.
 constexpr double kHopperRate = 8.9e12 / 14.4e-3 / 132, kPortableRate = 8.9e12 / 41.7e-3 / 132;
@@ -204,15 +207,18 @@ Machine Session::machine(cudaStream_t stream) const {
   return machine;
 }
 
-std::shared_ptr<const GraphPlan> Session::plan_of(const Graph& graph, int64_t batch) {
+std::shared_ptr<const GraphPlan> Session::plan_of(const Graph& graph, int64_t batch, int64_t room) {
   const Extent in = graph.extent(graph.input());
-  const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w, batch);
+  const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w, batch, room);
   const auto found = plans_.find(key);
   if (found != plans_.end()) return found->second;
   if (plans_.size() >= kPlansKept) plans_.clear();
-  auto plan = std::make_shared<const GraphPlan>(plan_graph(graph, batch, target_));
-  plans_[key] = plan;
-  return plan;
+  std::optional<GraphPlan> plan =
+      room == kWhole ? plan_graph(graph, batch, target_) : plan_strips(graph, target_, room);
+  if (!plan) return nullptr;
+  auto kept = std::make_shared<const GraphPlan>(std::move(*plan));
+  plans_[key] = kept;
+  return kept;
 }
 
 std::shared_ptr<const GraphWeights> Session::weights(const Graph& graph, const GraphPlan& plan) {
@@ -235,12 +241,49 @@ int64_t Session::bound_of(int64_t memory) const {
   return (static_cast<int64_t>(free) + held_bytes()) / 4 * 3;
 }
 
-int64_t Session::pass_bytes(const Graph& graph, int64_t batch, size_t slots) {
-  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, batch);
-  const int64_t slot = dense_bytes(graph.extent(graph.input()), batch, DType::kF32) +
-                       dense_bytes(graph.extent(graph.output()), batch, DType::kF32);
-  const int64_t running = plan->arena_bytes + checked_mul(slot, static_cast<int64_t>(slots));
-  return plan->weight_bytes + std::max(running, GraphWeights::staging_bytes(graph)) + kMapBytes;
+int64_t Session::slot_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch) const {
+  int64_t bytes = 0;
+  for (const Activation a : {graph.input(), graph.output()}) {
+    const bool by_strips = plan.activations[static_cast<size_t>(a.id)].on_host;
+    if (!by_strips) bytes += dense_bytes(graph.extent(a), batch, DType::kF32);
+  }
+  return bytes;
+}
+
+int64_t Session::pass_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch,
+                            size_t slots) const {
+  const int64_t slot = checked_mul(slot_bytes(graph, plan, batch), static_cast<int64_t>(slots));
+  return plan.weight_bytes + std::max(plan.arena_bytes + slot, GraphWeights::staging_bytes(graph)) +
+         kMapBytes;
+}
+
+// Pinned memory is taken from all other programs.
+void Session::check_host_room(const Graph& graph, const GraphPlan& plan) const {
+  if (plan.host_bytes <= host_.bytes()) return;
+  const int64_t room = (available_memory() / 2 + host_.bytes() / 2);
+  if (plan.host_bytes <= room) return;
+  const Extent in = graph.extent(graph.input());
+  fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ", plan.host_bytes,
+       " bytes of host memory beside the GPU's; the bound is ", room,
+       " bytes, half of what is free");
+}
+
+Session::Cut Session::cut_to_strips(const Graph& graph, size_t slots, int64_t bound,
+                                    bool asked_for) {
+  Cut cut = {1, std::min<size_t>(slots, 1), bound};
+  const std::shared_ptr<const GraphPlan> least =
+      plan_of(graph, 1, least_strip_room(graph, target_));
+  const int64_t needed = pass_bytes(graph, *least, 1, cut.slots);
+  if (needed > bound) {
+    const Extent in = graph.extent(graph.input());
+    fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ", needed,
+         " bytes of GPU memory, by strips; the bound is ", bound, " bytes",
+         asked_for ? "" : ", three quarters of what is free");
+  }
+  const int64_t slot = slot_bytes(graph, *least, 1) * static_cast<int64_t>(cut.slots);
+  cut.room = bound - least->weight_bytes - kMapBytes - slot;
+  check_host_room(graph, *plan_of(graph, 1, cut.room));
+  return cut;
 }
 
 Session::Cut Session::cut(const Graph& graph, int64_t batch, bool through_slots, int64_t memory) {
@@ -252,19 +295,14 @@ Session::Cut Session::cut(const Graph& graph, int64_t batch, bool through_slots,
     return cut;
   }
   cut.bound = bound_of(memory);
-  while (pass_bytes(graph, cut.pictures, cut.slots) > cut.bound) {
-    if (cut.pictures == 1) {
-      const Extent in = graph.extent(graph.input());
-      fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ",
-           pass_bytes(graph, 1, cut.slots), " bytes of GPU memory; the bound is ", cut.bound,
-           " bytes", memory > 0 ? "" : ", three quarters of what is free");
-    }
+  const auto fits = [&](size_t slots) {
+    return pass_bytes(graph, *plan_of(graph, cut.pictures), cut.pictures, slots) <= cut.bound;
+  };
+  while (!fits(cut.slots)) {
+    if (cut.pictures == 1) return cut_to_strips(graph, cut.slots, cut.bound, memory > 0);
     cut.pictures = (cut.pictures + 1) / 2;
   }
-  if (through_slots && cut.pictures < batch &&
-      pass_bytes(graph, cut.pictures, kSlots) <= cut.bound) {
-    cut.slots = kSlots;
-  }
+  if (through_slots && cut.pictures < batch && fits(kSlots)) cut.slots = kSlots;
   return cut;
 }
 
@@ -300,18 +338,26 @@ DevicePlan Session::plan(const Graph& graph, int64_t batch, int64_t memory) {
   const DeviceScope scope(device_);
   const std::lock_guard<std::mutex> lock(mutex_);
   DevicePlan found;
-  found.minimum_bytes = pass_bytes(graph, 1, 1);
+  const auto least = plan_of(graph, 1, least_strip_room(graph, target_));
+  found.minimum_bytes =
+      std::min(pass_bytes(graph, *plan_of(graph, 1), 1, 1), pass_bytes(graph, *least, 1, 1));
   const Cut cut = this->cut(graph, batch, true, memory);
+  const std::shared_ptr<const GraphPlan> pass = plan_of(graph, cut.pictures, cut.room);
   found.memory_bytes = cut.bound;
-  found.peak_bytes = pass_bytes(graph, cut.pictures, cut.slots);
-  const std::shared_ptr<const GraphPlan> pass = plan_of(graph, cut.pictures);
+  found.peak_bytes = pass_bytes(graph, *pass, cut.pictures, cut.slots);
+  found.host_bytes = pass->host_bytes;
+  const bool is_known = target_.precision != Precision::kF32 && architecture_ == 90;
+  const double rate = (target_.hopper ? kHopperRate : kPortableRate) * target_.processors;
   for (size_t i = 0; i < graph.nodes().size(); i++) {
-    found.flop_executed +=
-        static_cast<double>(batch) * flop_executed(graph, graph.nodes()[i], pass->nodes[i]);
-  }
-  if (target_.precision != Precision::kF32 && architecture_ == 90) {
-    const double rate = target_.hopper ? kHopperRate : kPortableRate;
-    found.seconds = found.flop_executed / (rate * target_.processors);
+    const NodePlan& node = pass->nodes[i];
+    const double flop = static_cast<double>(batch) * flop_executed(graph, graph.nodes()[i], node);
+    found.flop_executed += flop;
+    double seconds = flop / rate;
+    if (node.strips) {
+      const int64_t bytes = std::max(node.strips->up_bytes, node.strips->down_bytes);
+      seconds = std::max(seconds, static_cast<double>(batch * bytes) / kBusRate);
+    }
+    if (is_known) found.seconds += seconds;
   }
   return found;
 }
@@ -334,6 +380,13 @@ const float2* Session::input_affine(const InputMap* map) {
   return static_cast<const float2*>(map_.data());
 }
 
+Session::Cut Session::smaller(const Graph& graph, int64_t pictures, const Cut& cut) {
+  if (pictures == 1) return cut_to_strips(graph, cut.slots, bound_of(0), false);
+  Cut half = cut;
+  half.pictures = (pictures + 1) / 2;
+  return half;
+}
+
 void Session::run(const DeviceCall& call) {
   if (call.batch < 1) return;
   const DeviceScope scope(device_);
@@ -354,13 +407,14 @@ void Session::run(const DeviceCall& call) {
       std::optional<Observer> observer;
       if (watched) observer.emplace(call, first, count, target_.element_bytes());
       try {
-        pass(call, first, count, emptied ? 0 : cut.bound, observer ? &*observer : nullptr, pending,
-             lock);
+        Cut now = cut;
+        if (emptied) now.bound = 0;
+        pass(call, first, count, now, observer ? &*observer : nullptr, pending, lock);
         first += count;
       } catch (const Error& error) {
-        if (error.code() != ErrorCode::kOutOfMemory || (emptied && count == 1)) throw;
-        if (emptied) cut.pictures = (count + 1) / 2;  // a smaller plan
-        emptied = true;                               // first without what is only kept
+        if (error.code() != ErrorCode::kOutOfMemory || (emptied && cut.room != kWhole)) throw;
+        if (emptied) cut = smaller(*call.graph, count, cut);
+        emptied = true;  // first without what is only kept
         continue;
       }
       if (!observer) continue;
@@ -429,11 +483,11 @@ void Session::finish(std::deque<Pending>& pending) {
   give_slot(pending);
 }
 
-void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t bound,
+void Session::pass(const DeviceCall& call, int64_t first, int64_t count, const Cut& cut,
                    Observer* observer, std::deque<Pending>& pending,
                    std::unique_lock<std::mutex>& lock) {
   const Graph& graph = *call.graph;
-  const std::shared_ptr<const GraphPlan> kept_plan = plan_of(graph, count);
+  const std::shared_ptr<const GraphPlan> kept_plan = plan_of(graph, count, cut.room);
   const GraphPlan& plan = *kept_plan;
   const bool from_host = !call.input.on_device, to_host = !call.output.on_device;
   const bool waits = from_host || to_host;
@@ -441,6 +495,12 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
   cudaStream_t stream = from_host && to_host ? static_cast<cudaStream_t>(compute_)
                                              : static_cast<cudaStream_t>(call.stream);
   const bool capturing = !waits && is_capturing(stream);
+  if (capturing && plan.by_strips) {
+    fail(ErrorCode::kUnsupported,
+         "a picture that goes through host memory by strips cannot be captured: within the bound "
+         "on GPU memory it does not fit as a whole");
+  }
+  const bool input_by_strips = plan.activations[static_cast<size_t>(graph.input().id)].on_host;
 
   Slot* slot = nullptr;
   if (waits) {
@@ -452,11 +512,16 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
     const Extent in = graph.extent(graph.input()), out = graph.extent(graph.output());
     const int64_t out_bytes = dense_bytes(out, count, call.output.dtype);
     const int64_t in_bytes = dense_bytes(in, count, call.input.dtype);
-    make_room(graph, plan, slot, from_host ? in_bytes : 0, to_host ? out_bytes : 0, bound);
+    make_room(graph, plan, slot, from_host && !input_by_strips ? in_bytes : 0,
+              to_host && !plan.by_strips ? out_bytes : 0, cut.bound);
     const std::shared_ptr<const GraphWeights> weights = this->weights(graph, plan);
     if (plan.arena_bytes > arena_.bytes()) {
       check(cudaEventSynchronize(last_), "cudaEventSynchronize");
       arena_.grow(plan.arena_bytes, "activations");
+    }
+    if (plan.host_bytes > host_.bytes()) {
+      check(cudaEventSynchronize(last_), "cudaEventSynchronize");
+      host_.grow(plan.host_bytes, "activations");
     }
     GraphRun run;
     run.graph = &graph;
@@ -465,31 +530,39 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
     run.element = element_;
     run.batch = static_cast<int>(count);
     run.arena = arena_.data();
+    run.host = host_.data();
+    run.line = &line_;
     run.input = advanced(call.input, first);
     run.output = advanced(call.output, first);
     if (call.map != nullptr) run.patch = static_cast<int>(call.map->patch);
     run.input_affine = input_affine(call.map);
 
     if (from_host) {
-      slot->input.grow(in_bytes, "the input");
       slot->pinned_input.grow(in_bytes, "the input");
-      std::memcpy(slot->pinned_input.data(),
+      run.input.data = slot->pinned_input.data();
+      std::memcpy(run.input.data,
                   static_cast<const char*>(call.input.data) + in_bytes / count * first,
                   static_cast<size_t>(in_bytes));
-      check(cudaMemcpyAsync(slot->input.data(), slot->pinned_input.data(),
-                            static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, up_),
-            "cudaMemcpyAsync", "the input");
-      slot->uploaded.record(up_);
-      slot->uploaded.hold(stream);
-      run.input.data = slot->input.data();
-      run.input.on_device = true;
+      if (!input_by_strips) {
+        slot->input.grow(in_bytes, "the input");
+        check(cudaMemcpyAsync(slot->input.data(), slot->pinned_input.data(),
+                              static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, line_.up),
+              "cudaMemcpyAsync", "the input");
+        slot->uploaded.record(line_.up);
+        slot->uploaded.hold(stream);
+        run.input.data = slot->input.data();
+        run.input.on_device = true;
+      }
       if (call.map == nullptr) run.input.strides = nhwc_strides(in.h, in.w, in.c);
     }
     if (to_host) {
-      slot->output.grow(out_bytes, "the output");
       slot->pinned_output.grow(out_bytes, "the output");
-      run.output.data = slot->output.data();
-      run.output.on_device = true;
+      run.output.data = slot->pinned_output.data();
+      if (!plan.by_strips) {
+        slot->output.grow(out_bytes, "the output");
+        run.output.data = slot->output.data();
+        run.output.on_device = true;
+      }
       run.output.strides = nhwc_strides(out.h, out.w, out.c);
     }
     // Even on the stream of the call before: its handle may stand for another stream by now (one
@@ -503,15 +576,17 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
     if (!capturing) last_.record(stream);
     if (waits) {
       slot->computed.record(stream);
-      slot->computed.hold(down_);
-      if (to_host) {
+      slot->computed.hold(line_.down);
+      if (to_host && !plan.by_strips) {
         check(cudaMemcpyAsync(slot->pinned_output.data(), slot->output.data(),
-                              static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, down_),
+                              static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, line_.down),
               "cudaMemcpyAsync", "the output");
+      }
+      if (to_host) {
         pending.back().to = static_cast<char*>(call.output.data) + out_bytes / count * first;
         pending.back().bytes = out_bytes;
       }
-      slot->downloaded.record(down_);
+      slot->downloaded.record(line_.down);
     }
   } catch (...) {
     if (slot != nullptr) {

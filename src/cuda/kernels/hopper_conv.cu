@@ -49,7 +49,7 @@ struct Kernel {
   CUtensorMap shortcut, weights, residual;
   Mode mode;
   int pictures, height, width;  // of the outputs of one phase
-  int in_height, in_width;
+  int in_height, in_width, rows_above;
   int tiles_x, tiles_y, column_tiles;  // column_tiles: of one phase
   int weight_rows;                     // of all phases
   int slabs, shortcut_slabs;           // slabs: of one input phase
@@ -283,6 +283,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
         const TileIndex tile(p, t);
         const int x = tile.x * kTile, y = tile.y * kTile, origin = box_origin(p.mode);
+        const int first_y = y + origin + p.rows_above;
         for (int s = 0; s < slabs; s++) {
           const uint32_t loaded = address(barriers.loaded[ring.stage]);
           const uint32_t to = base + ring.stage * kStageBytes;
@@ -290,7 +291,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           if (s < main_slabs) {
             const int phase = s / p.slabs;
             barrier_expect(loaded, side * side * 128);
-            tma_load(to, &p.x[phase], loaded, 0, x + origin, y + origin, tile.picture,
+            tma_load(to, &p.x[phase], loaded, 0, x + origin, first_y, tile.picture,
                      s - phase * p.slabs);
           } else {
             barrier_expect(loaded, kTile * kTile * 128);
@@ -365,8 +366,8 @@ __global__ void __launch_bounds__(kThreads, 1)
             activate_slab<T>(stages + ring.stage * kStageBytes,
                              p.affine.data + int64_t{tile.picture} * p.affine.stride +
                                  (s - phase * p.slabs) * kSlab,
-                             side, tile.y * kTile + origin, tile.x * kTile + origin, height, width,
-                             loaded, ring.parity);
+                             side, tile.y * kTile + origin + p.rows_above, tile.x * kTile + origin,
+                             height, width, loaded, ring.parity);
             fence_to_async();
           } else {
             barrier_wait(loaded, ring.parity);
@@ -539,6 +540,7 @@ Kernel describe(const Conv& conv) {
   p.width = halved ? conv.y.w / 2 : conv.y.w;
   p.in_height = conv.x.h;
   p.in_width = conv.x.w;
+  p.rows_above = conv.rows_above;
   p.tiles_x = (p.width + kTile - 1) / kTile;
   p.tiles_y = (p.height + kTile - 1) / kTile;
   p.column_tiles = conv.weight_rows / conv.row_tile;

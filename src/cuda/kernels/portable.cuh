@@ -20,6 +20,7 @@ struct Portable {
   int64_t pixels;               // linear: of a picture
   int tiles_x, tiles_y, column_tiles;
   Pictures x, shortcut, residual, y;
+  int rows_above;
   int slabs, shortcut_slabs;
   Affine affine;
   const void* weights;
@@ -60,7 +61,7 @@ struct Box {
     const int phase = is_main ? slab / p.slabs : 0;
     first_channel = (is_main ? slab - phase * p.slabs : slab - main_slabs) * kSlab;
     const int margin = is_main ? box_margin(p.mode) : 0, origin = is_main ? box_origin(p.mode) : 0;
-    first_y = tile.y + origin;
+    first_y = tile.y + origin + (is_main ? p.rows_above : 0);
     first_x = tile.x + origin;
     h = kTileH + margin;
     w = kTileW + margin;
@@ -117,6 +118,7 @@ inline Portable portable(const Conv& conv) {
   p.tiles_y = (p.height + kTileH - 1) / kTileH;
   p.column_tiles = conv.weight_rows / conv.row_tile;
   p.x = conv.x;
+  p.rows_above = conv.rows_above;
   p.shortcut = conv.shortcut;
   p.residual = conv.residual;
   p.y = conv.y;
