@@ -69,6 +69,7 @@ Plan plan_on_device(DeviceSession& session, const Graph& graph, int64_t batch,
   plan.flop_executed = found.flop_executed;
   plan.planned_peak_bytes = found.peak_bytes;
   plan.minimum_bytes = found.minimum_bytes;
+  plan.host_bytes = found.host_bytes;
   plan.memory_bytes = found.memory_bytes;
   plan.seconds = found.seconds;
   return plan;
