@@ -69,8 +69,7 @@ struct Job {
   int64_t memory;
 };
 
-void measure(const Job& job, int rounds, std::vector<uint8_t>& whole) {
-  const AutoencoderKL vae(random_model(family_config("flux"), 1));
+void measure(const AutoencoderKL& vae, const Job& job, int rounds, std::vector<uint8_t>& whole) {
   RunOptions options;
   options.backend = Backend::kCuda;
   options.memory = job.memory;
@@ -120,6 +119,7 @@ int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 3;
   bus();
   constexpr int64_t kGiB = int64_t{1} << 30;
+  const AutoencoderKL vae(random_model(family_config("flux"), 1));
   std::vector<uint8_t> whole;
   for (const Job& job :
        {Job{false, 1024, 0}, Job{false, 1024, kGiB / 2}, Job{false, 2048, 0},
@@ -127,7 +127,7 @@ int main(int argc, char** argv) {
         Job{false, 4096, 0}, Job{false, 4096, 4 * kGiB}, Job{false, 4096, 2 * kGiB},
         Job{true, 2048, 0}, Job{true, 2048, kGiB}, Job{true, 4096, 0}, Job{true, 4096, 2 * kGiB}}) {
     try {
-      measure(job, rounds, whole);
+      measure(vae, job, rounds, whole);
     } catch (const Error& error) {
       std::printf("%s\n", error.what());
     }

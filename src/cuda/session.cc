@@ -250,11 +250,21 @@ int64_t Session::slot_bytes(const Graph& graph, const GraphPlan& plan, int64_t b
   return bytes;
 }
 
-int64_t Session::pass_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch,
-                            size_t slots) const {
+int64_t Session::pass_bytes(const Graph& graph, const GraphPlan& plan, int64_t arena_bytes,
+                            int64_t batch, size_t slots) const {
   const int64_t slot = checked_mul(slot_bytes(graph, plan, batch), static_cast<int64_t>(slots));
-  return plan.weight_bytes + std::max(plan.arena_bytes + slot, GraphWeights::staging_bytes(graph)) +
+  return plan.weight_bytes + std::max(arena_bytes + slot, GraphWeights::staging_bytes(graph)) +
          kMapBytes;
+}
+
+int64_t Session::pass_bytes(const Graph& graph, const Cut& cut) {
+  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, cut.pictures, cut.room);
+  return pass_bytes(graph, *plan, plan->arena_bytes, cut.pictures, cut.slots);
+}
+
+int64_t Session::least_by_strips(const Graph& graph, size_t slots) {
+  const int64_t room = least_strip_room(graph, target_);
+  return pass_bytes(graph, *plan_of(graph, 1, room), room, 1, slots);
 }
 
 // Pinned memory is taken from all other programs.
@@ -271,17 +281,17 @@ void Session::check_host_room(const Graph& graph, const GraphPlan& plan) const {
 Session::Cut Session::cut_to_strips(const Graph& graph, size_t slots, int64_t bound,
                                     bool asked_for) {
   Cut cut = {1, std::min<size_t>(slots, 1), bound};
-  const std::shared_ptr<const GraphPlan> least =
-      plan_of(graph, 1, least_strip_room(graph, target_));
-  const int64_t needed = pass_bytes(graph, *least, 1, cut.slots);
+  const int64_t needed = least_by_strips(graph, cut.slots);
   if (needed > bound) {
     const Extent in = graph.extent(graph.input());
     fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ", needed,
          " bytes of GPU memory, by strips; the bound is ", bound, " bytes",
          asked_for ? "" : ", three quarters of what is free");
   }
-  const int64_t slot = slot_bytes(graph, *least, 1) * static_cast<int64_t>(cut.slots);
-  cut.room = bound - least->weight_bytes - kMapBytes - slot;
+  // All that else is needed; the larger the room, the less goes by strips.
+  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, 1, least_strip_room(graph, target_));
+  const int64_t slot = slot_bytes(graph, *plan, 1) * static_cast<int64_t>(cut.slots);
+  cut.room = bound - plan->weight_bytes - kMapBytes - slot;
   check_host_room(graph, *plan_of(graph, 1, cut.room));
   return cut;
 }
@@ -296,7 +306,7 @@ Session::Cut Session::cut(const Graph& graph, int64_t batch, bool through_slots,
   }
   cut.bound = bound_of(memory);
   const auto fits = [&](size_t slots) {
-    return pass_bytes(graph, *plan_of(graph, cut.pictures), cut.pictures, slots) <= cut.bound;
+    return pass_bytes(graph, {.pictures = cut.pictures, .slots = slots}) <= cut.bound;
   };
   while (!fits(cut.slots)) {
     if (cut.pictures == 1) return cut_to_strips(graph, cut.slots, cut.bound, memory > 0);
@@ -338,13 +348,13 @@ DevicePlan Session::plan(const Graph& graph, int64_t batch, int64_t memory) {
   const DeviceScope scope(device_);
   const std::lock_guard<std::mutex> lock(mutex_);
   DevicePlan found;
-  const auto least = plan_of(graph, 1, least_strip_room(graph, target_));
   found.minimum_bytes =
-      std::min(pass_bytes(graph, *plan_of(graph, 1), 1, 1), pass_bytes(graph, *least, 1, 1));
+      std::min(pass_bytes(graph, {.pictures = 1, .slots = 1}), least_by_strips(graph, 1));
   const Cut cut = this->cut(graph, batch, true, memory);
   const std::shared_ptr<const GraphPlan> pass = plan_of(graph, cut.pictures, cut.room);
   found.memory_bytes = cut.bound;
-  found.peak_bytes = pass_bytes(graph, *pass, cut.pictures, cut.slots);
+  // A bound of that many bytes works too.
+  found.peak_bytes = std::max(pass_bytes(graph, cut), found.minimum_bytes);
   found.host_bytes = pass->host_bytes;
   const bool is_known = target_.precision != Precision::kF32 && architecture_ == 90;
   const double rate = (target_.hopper ? kHopperRate : kPortableRate) * target_.processors;

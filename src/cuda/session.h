@@ -72,7 +72,10 @@ class Session final : public DeviceSession {
   // After a cut whose pass found no memory.
   Cut smaller(const Graph& graph, int64_t pictures, const Cut& cut);
   // What a pass needs of device memory and cannot do without, and what of it passes through slots.
-  int64_t pass_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch, size_t slots) const;
+  int64_t pass_bytes(const Graph& graph, const GraphPlan& plan, int64_t arena_bytes, int64_t batch,
+                     size_t slots) const;
+  int64_t pass_bytes(const Graph& graph, const Cut& cut);
+  int64_t least_by_strips(const Graph& graph, size_t slots);
   int64_t slot_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch) const;
   void check_host_room(const Graph& graph, const GraphPlan& plan) const;
   int64_t bound_of(int64_t memory) const;
