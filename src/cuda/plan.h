@@ -18,8 +18,11 @@ struct Target {
   Precision precision = Precision::kBF16;  // kF32, kBF16 or kF16
   bool hopper = false;                     // has the kernels of sm_90a
   int processors = 1;
+  double bus_rate = 25e9;  // bytes a second between host and device, each way
 
   int64_t element_bytes() const { return precision == Precision::kF32 ? 4 : 2; }
+  // FLOP a second that convolutions reach.
+  double rate() const;
 };
 
 enum class Path { kSimt, kMma, kHopper };
@@ -29,12 +32,16 @@ struct Place {
   int64_t offset = -1, bytes = 0;
 };
 
+// Where an activation lies: in device memory; in pinned memory of the host (the graph's ends: in
+// the caller's), from and to which strips of it go; nowhere, so that every operation that reads it
+// computes it once more, strip by strip.
+enum class Home { kDevice, kHost, kNowhere };
+
 struct ActivationPlan {
-  // None for the graph's output, which is the caller's, and for an input that is imported by
-  // strips.
-  Place place;
-  bool on_host = false;  // it is in pinned host memory, or the caller's: strips come and go
-  int64_t stride = 0;    // elements from pixel to pixel; see Pictures
+  Home home = Home::kDevice;
+  Place place;  // of the arena, or of pinned memory; none for the graph's ends where they are
+                // callers'
+  int64_t stride = 0;  // elements from pixel to pixel; see Pictures
   bool planar = false;
   // Statistics, where an operation norms it: see Partials.
   Place moments;
@@ -62,21 +69,33 @@ struct AttentionPlan {
   Place sums, bounds, scales, largest;  // hopper only; largest: [batch]
 };
 
-// A convolution of which an activation is in host memory, by strips of rows: while one is computed,
-// the next is on its way up and the one before on its way down.
+// Strips in device memory of an activation that is not there as a whole: two that are used in turn
+// where they come or go by the bus, else one twice.
+struct StripBuffer {
+  Activation a;
+  std::array<Place, 2> places;
+};
+
+// A convolution by strips of rows: while one is computed, the next is on its way up and the one
+// before on its way down.
 struct StripPlan {
   int rows = 0;  // of the output, in every strip but the last
   int count = 0;
   int slots = 0;  // of statistics, likewise
-  // Strips in device memory, used in turn; none of what is there as a whole. `raw`: of the graph's
-  // input as the caller gives it. Of the output: as float32, dense.
-  std::array<Place, 2> x, residual, y, raw;
+  // The operations that are computed for each strip: those whose results lie nowhere, then this
+  // one.
+  std::vector<size_t> nodes;
+  std::vector<Place> affines;  // of each
+  std::vector<StripBuffer> buffers;
+  std::array<Place, 2> raw;  // the graph's input as it is given, where it comes by strips
   int64_t up_bytes = 0, down_bytes = 0;  // over the bus, in all
+  double flop = 0, seconds = 0;          // expected
 };
 
 struct NodePlan {
   ConvPlan conv;
   std::optional<StripPlan> strips;
+  bool skipped = false;  // only others compute it
   std::optional<AttentionPlan> attention;
 };
 
@@ -100,6 +119,10 @@ GraphPlan plan_graph(const Graph& graph, int64_t batch, const Target& target);
 std::optional<GraphPlan> plan_strips(const Graph& graph, const Target& target, int64_t room);
 // The least `room` that has one.
 int64_t least_strip_room(const Graph& graph, const Target& target);
+
+// FLOP that are computed for an operation, one picture.
+double flop_executed(const Graph& graph, const Node& node, const NodePlan& plan);
+double flop_of_conv(const Graph& graph, const ConvNode& node, Mode mode);
 
 ConvPlan plan_conv(const ConvNode& node, bool is_output, const Target& target);
 

@@ -6,12 +6,13 @@
 namespace calotype::cuda {
 
 void Runner::run() {
-  if (!at(graph_.input()).on_host) import(run_.input, pictures(graph_.input()));
+  if (at(graph_.input()).home == Home::kDevice) import(run_.input, pictures(graph_.input()));
   for (size_t i = 0; i < graph_.nodes().size(); i++) {
     const Node& node = graph_.nodes()[i];
     const LayerScope layer(name_of(node));
     if (plan_.nodes[i].strips) {
-      conv_by_strips(std::get<ConvNode>(node), i);
+      conv_by_strips(i);
+    } else if (plan_.nodes[i].skipped) {
     } else if (const auto* conv = std::get_if<ConvNode>(&node)) {
       this->conv(*conv, i);
     } else {
@@ -25,7 +26,7 @@ Pictures Runner::pictures(Activation a) const {
   const Extent e = graph_.extent(a);
   const ActivationPlan& plan = at(a);
   Pictures p;
-  if (!plan.on_host) p.data = memory(plan.place);
+  if (plan.home == Home::kDevice) p.data = memory(plan.place);
   p.n = run_.batch;
   p.h = static_cast<int>(e.h);
   p.w = static_cast<int>(e.w);
@@ -40,8 +41,8 @@ Partials Runner::partials(Activation a) const {
   return {memory<Moments>(plan.moments), plan.slots, plan.units, plan.width, plan.slots};
 }
 
-Affine Runner::affine(Activation a, const NormWeights& norm) {
-  auto* to = memory<float2>(plan_.affine);
+Affine Runner::affine(Activation a, const NormWeights& norm, const Place& place) {
+  auto* to = memory<float2>(place);
   const int stride = static_cast<int>(plan_.affine_stride);
   const int channels = static_cast<int>(graph_.extent(a).c);
   finish_norm(partials(a), run_.batch, channels, norm, to, stride, machine_);
@@ -99,7 +100,7 @@ void Runner::conv(const ConvNode& node, size_t i) {
   const ConvPlan& plan = plan_.nodes[i].conv;
   Conv call = described(plan, weights.conv);
   call.x = pictures(node.x);
-  if (node.norm) call.affine = affine(node.x, weights.norm);
+  if (node.norm) call.affine = affine(node.x, weights.norm, plan_.affine);
   if (node.residual) (node.shortcut ? call.shortcut : call.residual) = pictures(*node.residual);
   launch_conv(call, plan, node.y);
 }
@@ -119,7 +120,7 @@ void Runner::attention(const AttentionNode& node, size_t i) {
   apply.element = run_.element;
   apply.x = x;
   apply.y = normed;
-  apply.affine = affine(node.x, weights.norm);
+  apply.affine = affine(node.x, weights.norm, plan_.affine);
   apply.transposed = memory(plan.transposed);
   apply.transposed_stride = plan.pitch;
   apply.largest = memory<unsigned>(plan.largest);
@@ -230,20 +231,6 @@ const char* algorithm_of(const NodePlan& plan) {
       return "float32";
   }
   return "";
-}
-
-double flop_executed(const Graph& graph, const Node& node, const NodePlan& plan) {
-  const Extent y = graph.extent(output_of(node));
-  const double pixels = static_cast<double>(y.h) * static_cast<double>(y.w);
-  if (plan.attention) {
-    const double c = static_cast<double>(y.c);
-    return 2 * pixels * c * (2 * c + 2 * pixels);  // two projections left of four
-  }
-  const auto& conv = std::get<ConvNode>(node);
-  const double taps = plan.conv.mode == Mode::kPoint ? 1 : plan.conv.mode == Mode::kUp ? 4 : 9;
-  const double shortcut = conv.shortcut ? static_cast<double>(conv.shortcut->in) : 0;
-  return 2 * pixels * static_cast<double>(conv.conv.out) *
-         (taps * static_cast<double>(conv.conv.in) + shortcut);
 }
 
 }  // namespace calotype::cuda

@@ -38,8 +38,7 @@ struct GraphRun {
 
 void run_graph(const GraphRun& run, const Machine& machine);
 
-// "wgmma", "mma.sync", "float32"; what a layer's kernel computes in FLOP, one picture.
+// "wgmma", "mma.sync", "float32".
 const char* algorithm_of(const NodePlan& plan);
-double flop_executed(const Graph& graph, const Node& node, const NodePlan& plan);
 
 }  // namespace calotype::cuda

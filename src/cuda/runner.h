@@ -23,10 +23,11 @@ class Runner {
     return reinterpret_cast<T*>(static_cast<char*>(run_.arena) + place.offset);
   }
   int64_t element_bytes() const { return run_.element == Element::kF32 ? 4 : 2; }
-  // Data is null for the graph's output, and for what is in host memory.
+  static int64_t planes_of(const Pictures& p) { return p.planar ? slabs_of(p.c) : 1; }
+  // Data is null where it does not lie in device memory.
   Pictures pictures(Activation a) const;
   Partials partials(Activation a) const;
-  Affine affine(Activation a, const NormWeights& norm);
+  Affine affine(Activation a, const NormWeights& norm, const Place& place);
 
   void import(const DeviceArray& from, const Pictures& to);
   // What all convolutions of a plan have.
@@ -39,15 +40,16 @@ class Runner {
   void mix(const AttentionPlan& plan, const Pictures& normed, const Pictures& queries);
 
   // In run_strips.cc.
-  bool is_streamed_input(Activation a) const { return a.id == graph_.input().id && at(a).on_host; }
-  void conv_by_strips(const ConvNode& node, size_t i);
-  void upload(const ConvNode& node, const StripPlan& strips, size_t k, Rows x, Rows y);
-  void upload_rows(Activation a, Rows rows, const Place& strip);
-  void download(Activation a, Rows rows, const Place& strip);
-  void import_strip(Activation a, Rows rows, const StripPlan& strips, size_t k);
-  Pictures rows_of(Activation a, Rows rows, const Place& strip) const;
-  Store store_of(Activation a, Rows rows, const Place& strip) const;
-  Partials partials_of(Activation a, const StripPlan& strips, int s) const;
+  struct Strip;
+  void conv_by_strips(size_t i);
+  Strip strip_of(const StripPlan& plan, int s) const;
+  void conv_of_strip(size_t i, const Strip& strip, const Affine& affine, const StripPlan* last);
+  void upload(const StripPlan& plan, const Strip& strip);
+  void download(Activation a, const Strip& strip);
+  void import_strip(const StripPlan& plan, const Strip& strip);
+  Pictures rows_of(Activation a, Rows rows, const Strip& strip) const;
+  Store store_of(Activation a, const Strip& strip) const;
+  Partials partials_of(Activation a, const StripPlan& plan, int s) const;
   void copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind);
 
   const GraphRun& run_;

@@ -19,11 +19,9 @@ constexpr size_t kPlansKept = 32;
 constexpr size_t kSlots = 2;
 // Of the scale and offset of latents: two floats a channel, at most 4 * 1024 channels.
 constexpr int64_t kMapBytes = 32 << 10;
-// Bytes a second over the bus, each way: see docs/performance_gpu.md.
-constexpr double kBusRate = 25e9;
-// FLOP a second of one multiprocessor, computed in bf16 or f16: docs/performance_gpu.md, decoding
-// 1024x1024 (8.9 TFLOP) in 14.4 and 41.7 ms on 132 of them. Of sm_90; others were not measured.
-constexpr double kHopperRate = 8.9e12 / 14.4e-3 / 132, kPortableRate = 8.9e12 / 41.7e-3 / 132;
+// Bytes a second over the bus, each way, both ways at once: of an H100 (docs/performance_gpu.md),
+// half of it where nothing is known.
+constexpr double kHopperBus = 50e9, kBus = 25e9;
 
 const char* precision_name(Precision precision) {
   return precision == Precision::kF32 ? "f32" : precision == Precision::kF16 ? "f16" : "bf16";
@@ -179,6 +177,7 @@ Session::Session(const DeviceOptions& options, bool portable) : device_(options.
   }
   target_.precision = resolve(options.precision);
   target_.hopper = architecture_ == 90 && !portable;
+  target_.bus_rate = architecture_ == 90 ? kHopperBus : kBus;
   target_.processors = attribute(cudaDevAttrMultiProcessorCount, device_);
   element_ = target_.precision == Precision::kF32   ? Element::kF32
              : target_.precision == Precision::kF16 ? Element::kF16
@@ -244,7 +243,7 @@ int64_t Session::bound_of(int64_t memory) const {
 int64_t Session::slot_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch) const {
   int64_t bytes = 0;
   for (const Activation a : {graph.input(), graph.output()}) {
-    const bool by_strips = plan.activations[static_cast<size_t>(a.id)].on_host;
+    const bool by_strips = plan.activations[static_cast<size_t>(a.id)].home == Home::kHost;
     if (!by_strips) bytes += dense_bytes(graph.extent(a), batch, DType::kF32);
   }
   return bytes;
@@ -356,19 +355,14 @@ DevicePlan Session::plan(const Graph& graph, int64_t batch, int64_t memory) {
   // A bound of that many bytes works too.
   found.peak_bytes = std::max(pass_bytes(graph, cut), found.minimum_bytes);
   found.host_bytes = pass->host_bytes;
-  const bool is_known = target_.precision != Precision::kF32 && architecture_ == 90;
-  const double rate = (target_.hopper ? kHopperRate : kPortableRate) * target_.processors;
   for (size_t i = 0; i < graph.nodes().size(); i++) {
     const NodePlan& node = pass->nodes[i];
-    const double flop = static_cast<double>(batch) * flop_executed(graph, graph.nodes()[i], node);
-    found.flop_executed += flop;
-    double seconds = flop / rate;
-    if (node.strips) {
-      const int64_t bytes = std::max(node.strips->up_bytes, node.strips->down_bytes);
-      seconds = std::max(seconds, static_cast<double>(batch * bytes) / kBusRate);
-    }
-    if (is_known) found.seconds += seconds;
+    const double flop = flop_executed(graph, graph.nodes()[i], node);
+    found.flop_executed += static_cast<double>(batch) * flop;
+    found.seconds +=
+        static_cast<double>(batch) * (node.strips ? node.strips->seconds : flop / target_.rate());
   }
+  if (target_.precision == Precision::kF32 || architecture_ != 90) found.seconds = 0;
   return found;
 }
 
@@ -510,7 +504,8 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, const C
          "a picture that goes through host memory by strips cannot be captured: within the bound "
          "on GPU memory it does not fit as a whole");
   }
-  const bool input_by_strips = plan.activations[static_cast<size_t>(graph.input().id)].on_host;
+  const bool input_by_strips =
+      plan.activations[static_cast<size_t>(graph.input().id)].home == Home::kHost;
 
   Slot* slot = nullptr;
   if (waits) {
