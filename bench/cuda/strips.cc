@@ -67,12 +67,14 @@ struct Job {
   bool encode;
   int64_t size;  // of the picture
   int64_t memory;
+  Precision precision = Precision::kBF16;
 };
 
 void measure(const AutoencoderKL& vae, const Job& job, int rounds, std::vector<uint8_t>& whole) {
   RunOptions options;
   options.backend = Backend::kCuda;
   options.memory = job.memory;
+  options.precision = job.precision;
   const int64_t size = job.size;
   Tensor input(job.encode ? Shape{1, size, size, 3} : Shape{1, size / 8, size / 8, 16});
   std::mt19937 random(1);  // NOLINT: the same every time
@@ -81,8 +83,10 @@ void measure(const AutoencoderKL& vae, const Job& job, int rounds, std::vector<u
   const Plan plan = job.encode ? vae.plan_encode(1, size, size, options)
                                : vae.plan_decode(1, size, size, options);
   std::printf(
-      "%s %ldx%ld within %.2f GiB: plan %.2f GiB, host %.2f GiB, least %.2f GiB, expected %.2f s; ",
-      job.encode ? "encode" : "decode", size, size, static_cast<double>(job.memory) / (1 << 30),
+      "%s%s %ldx%ld within %.2f GiB: plan %.2f GiB, host %.2f GiB, least %.2f GiB, expected %.2f "
+      "s; ",
+      job.encode ? "encode" : "decode", job.precision == Precision::kF32 ? " f32" : "", size, size,
+      static_cast<double>(job.memory) / (1 << 30),
       static_cast<double>(plan.planned_peak_bytes) / (1 << 30),
       static_cast<double>(plan.host_bytes) / (1 << 30),
       static_cast<double>(plan.minimum_bytes) / (1 << 30), plan.seconds);
@@ -95,6 +99,7 @@ void measure(const AutoencoderKL& vae, const Job& job, int rounds, std::vector<u
       bytes = vae.decode_bytes(input, options);
     }
     std::printf("%.3f s ", now() - start);
+    std::fflush(stdout);
     if (job.encode || i + 1 < rounds) continue;
     if (job.memory == 0) {
       whole = bytes;
@@ -121,11 +126,22 @@ int main(int argc, char** argv) {
   constexpr int64_t kGiB = int64_t{1} << 30;
   const AutoencoderKL vae(random_model(family_config("flux"), 1));
   std::vector<uint8_t> whole;
-  for (const Job& job :
-       {Job{false, 1024, 0}, Job{false, 1024, kGiB / 2}, Job{false, 2048, 0},
-        Job{false, 2048, 2 * kGiB}, Job{false, 2048, kGiB}, Job{false, 2048, kGiB / 2},
-        Job{false, 4096, 0}, Job{false, 4096, 4 * kGiB}, Job{false, 4096, 2 * kGiB},
-        Job{true, 2048, 0}, Job{true, 2048, kGiB}, Job{true, 4096, 0}, Job{true, 4096, 2 * kGiB}}) {
+  const auto jobs = {Job{false, 1024, 0},
+                     Job{false, 1024, kGiB / 2},
+                     Job{false, 2048, 0},
+                     Job{false, 2048, 2 * kGiB},
+                     Job{false, 2048, kGiB},
+                     Job{false, 2048, kGiB / 2},
+                     Job{false, 4096, 0},
+                     Job{false, 4096, 4 * kGiB},
+                     Job{false, 4096, 2 * kGiB},
+                     Job{true, 2048, 0},
+                     Job{true, 2048, kGiB},
+                     Job{true, 4096, 0},
+                     Job{true, 4096, 2 * kGiB},
+                     Job{false, 1024, 0, Precision::kF32},
+                     Job{false, 1024, kGiB, Precision::kF32}};
+  for (const Job& job : jobs) {
     try {
       measure(vae, job, rounds, whole);
     } catch (const Error& error) {

@@ -237,7 +237,8 @@ class Search {
 
   // Moves one activation at a time to where the picture takes the least time, until none is left to
   // move. Returns that time.
-  double improve() {
+  double improve(Home first) {
+    for (const int a : free_) at(a) = first;
     double best = cost();
     for (bool moved = true; moved;) {
       moved = false;
@@ -313,10 +314,12 @@ std::optional<GraphPlan> plan_strips(const Graph& graph, const Target& target, i
     search.start(*size);
     if (search.arena_bytes() > room) continue;
     tried++;
-    const double seconds = search.improve();
-    if (seconds >= least) continue;
-    least = seconds;
-    best.emplace(search);
+    for (const Home first : {Home::kHost, Home::kNowhere}) {
+      const double seconds = search.improve(first);
+      if (seconds >= least) continue;
+      least = seconds;
+      best.emplace(search);
+    }
   }
   for (auto size = sizes.begin(); size != sizes.end() && !best; size++) {
     Search search(graph, target, room);

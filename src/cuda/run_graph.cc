@@ -12,7 +12,6 @@ void Runner::run() {
     const LayerScope layer(name_of(node));
     if (plan_.nodes[i].strips) {
       conv_by_strips(i);
-    } else if (plan_.nodes[i].skipped) {
     } else if (const auto* conv = std::get_if<ConvNode>(&node)) {
       this->conv(*conv, i);
     } else {
@@ -96,6 +95,7 @@ void Runner::launch_conv(Conv call, const ConvPlan& plan, Activation y) {
 }
 
 void Runner::conv(const ConvNode& node, size_t i) {
+  if (plan_.nodes[i].skipped) return;
   const NodeWeights& weights = run_.weights->node(i);
   const ConvPlan& plan = plan_.nodes[i].conv;
   Conv call = described(plan, weights.conv);

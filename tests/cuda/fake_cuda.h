@@ -11,7 +11,7 @@ namespace calotype::test {
 struct FakeCuda {
   int64_t total = int64_t{1} << 30;  // of device memory
   int64_t used = 0, peak = 0;
-  int64_t unwritten = 0;  // bytes of pinned memory that nobody had written and the device was given
+  int64_t unwritten = 0;  // copies to the device of pinned memory that nobody had written
   // "up BYTES STREAM", "down BYTES STREAM", "record EVENT STREAM", "hold EVENT STREAM", "NAME
   // STREAM" of kernels.
   std::vector<std::string> log;
