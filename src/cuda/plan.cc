@@ -13,7 +13,7 @@ constexpr int64_t kMomentsBytes = 12;  // three floats, see Moments
 constexpr int64_t kHopperRows = 256;   // of a tile of hopper_attention
 // Decoding 1024x1024, 8.9 TFLOP, on the 132 multiprocessors of an H100: docs/performance_gpu.md.
 // Other GPUs were not measured.
-constexpr double kHopperSeconds = 14.4e-3, kPortableSeconds = 41.7e-3, kExactSeconds = 0.3;
+constexpr double kHopperSeconds = 14.4e-3, kPortableSeconds = 41.7e-3, kExactSeconds = 0.38;
 
 Mode mode_of(const ConvNode& node) {
   if (node.sampling == Sampling::kUpsample) return Mode::kUp;

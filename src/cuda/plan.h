@@ -18,7 +18,9 @@ struct Target {
   Precision precision = Precision::kBF16;  // kF32, kBF16 or kF16
   bool hopper = false;                     // has the kernels of sm_90a
   int processors = 1;
-  double bus_rate = 25e9;  // bytes a second between host and device, each way
+  // Bytes a second, of a GPU of which nothing is known: between host and device, each way; of its
+  // memory.
+  double bus_rate = 25e9, memory_rate = 0.5e12;
 
   int64_t element_bytes() const { return precision == Precision::kF32 ? 4 : 2; }
   // FLOP a second that convolutions reach.

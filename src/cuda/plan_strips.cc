@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kStripsWanted = 16;
 // Pinning takes half a second a gigabyte, which ten pictures share, and memory from other programs.
 constexpr double kPinningRate = 20e9;
+constexpr double kLaunchSeconds = 5e-6;
 
 }  // namespace
 
@@ -61,10 +62,12 @@ int64_t Planner::end_bytes(Activation a, int64_t rows) const {
   return rows * graph_.extent(a).w * graph_.extent(a).c * 4;
 }
 
-Planner::StripSizes Planner::sizes_of(const std::vector<size_t>& chain, int64_t rows) const {
+// By activation, the most rows that a strip takes.
+const std::vector<int>& Planner::most_rows(const std::vector<size_t>& chain, int64_t rows) const {
+  std::vector<int>& most = (*homes_.known_rows)[{chain, rows}];
+  if (!most.empty()) return most;
   const auto count = static_cast<size_t>(graph_.activations());
-  StripSizes sizes = {std::vector<int>(count, 0), std::vector<size_t>(count, 0),
-                      std::vector<size_t>(count, 0)};
+  most.assign(count, 0);
   const Activation y = conv_node(chain.back()).y;
   const int64_t height = graph_.extent(y).h, strips = (height + rows - 1) / rows;
   // Of the first, the last and eight in the middle: what the strips in between take depends on
@@ -76,9 +79,16 @@ Planner::StripSizes Planner::sizes_of(const std::vector<size_t>& chain, int64_t 
                        static_cast<int>(std::min(height, (s + 1) * rows))};
     const std::vector<Rows> needed = rows_needed(graph_, plan_.nodes, chain, last);
     for (size_t a = 0; a < count; a++) {
-      sizes.rows[a] = std::max(sizes.rows[a], needed[a].count());
+      most[a] = std::max(most[a], needed[a].count());
     }
   }
+  return most;
+}
+
+Planner::StripSizes Planner::sizes_of(const std::vector<size_t>& chain, int64_t rows) const {
+  const auto count = static_cast<size_t>(graph_.activations());
+  StripSizes sizes = {most_rows(chain, rows), std::vector<size_t>(count, 0),
+                      std::vector<size_t>(count, 0)};
   for (size_t step = 0; step < chain.size(); step++) {
     sizes.first[index(conv_node(chain[step]).y)] = step;
     for (const Activation a : inputs_of(graph_.nodes()[chain[step]])) sizes.last[index(a)] = step;
@@ -163,20 +173,39 @@ void Planner::plan_strips(size_t i) {
   plan_.nodes[i].strips = std::move(plan);
 }
 
-// Rows are computed in whole tiles, those above and below a strip with it.
 void Planner::count_work(StripPlan& plan, const StripSizes& sizes) const {
-  const int64_t tile = path_of(target_) == Path::kHopper ? kHopperTile : kPortableTileH;
+  double computing = 0;
   for (const size_t k : plan.nodes) {
     const ConvNode& node = conv_node(k);
     const Mode mode = plan_.nodes[k].conv.mode;
-    const int64_t rows = round_up(sizes.rows[index(node.y)], mode == Mode::kUp ? 2 * tile : tile);
-    const double times = static_cast<double>(plan.count * rows) /
-                         static_cast<double>(round_up(graph_.extent(node.y).h, tile));
+    const int64_t rows = sizes.rows[index(node.y)], height = graph_.extent(node.y).h;
+    const double times = static_cast<double>(plan.count * rows) / static_cast<double>(height);
     plan.flop += std::max(1.0, times) * flop_of_conv(graph_, node, mode);
+    computing += plan.count * conv_seconds(graph_, node, plan_.nodes[k].conv, rows, target_);
   }
   const int64_t bytes = std::max(plan.up_bytes, plan.down_bytes);
-  plan.seconds =
-      std::max(plan.flop / target_.rate(), static_cast<double>(bytes) / target_.bus_rate);
+  plan.seconds = std::max(computing, static_cast<double>(bytes) / target_.bus_rate);
+}
+
+// Tiles go to multiprocessors in rounds; where there is little arithmetic, memory is the limit.
+double conv_seconds(const Graph& graph, const ConvNode& node, const ConvPlan& plan, int64_t rows,
+                    const Target& target) {
+  const Extent x = graph.extent(node.x), y = graph.extent(node.y);
+  const bool hopper = plan.path == Path::kHopper;
+  const int tile_h = hopper ? kHopperTile : kPortableTileH;
+  const int tile_w = hopper ? kHopperTile : kPortableTileW;
+  const int64_t columns = plan.weight_rows / plan.row_tile;
+  const int64_t tiles =
+      columns * tiles_of(plan.mode, static_cast<int>(rows), static_cast<int>(y.w), tile_h, tile_w);
+  const int64_t at_once = target.processors * (hopper ? 1 : 2);
+  const double tile_flop = flop_of_conv(graph, node, plan.mode) * tile_h * tile_w /
+                           static_cast<double>(y.h * y.w * columns);
+  const double computing =
+      static_cast<double>(round_up(tiles, at_once)) * tile_flop / target.rate();
+  int64_t values = rows * y.w * y.c + rows * x.h / y.h * x.w * x.c;
+  if (node.residual) values += rows * y.w * graph.extent(*node.residual).c;
+  const double moving = static_cast<double>(values * target.element_bytes()) / target.memory_rate;
+  return std::max(computing, moving) + kLaunchSeconds;
 }
 
 std::vector<Rows> rows_needed(const Graph& graph, const std::vector<NodePlan>& plans,
@@ -211,6 +240,7 @@ class Search {
   // is the large end, a picture.
   void start(int64_t strip_bytes) {
     homes_.strip_bytes = strip_bytes;
+    homes_.known_rows = std::make_shared<KnownRows>();
     homes_.of.assign(static_cast<size_t>(graph_.activations()), Home::kHost);
     const auto pixels = [&](Activation a) { return graph_.extent(a).h * graph_.extent(a).w; };
     std::vector<Activation> kept;

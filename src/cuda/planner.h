@@ -1,7 +1,10 @@
 // Plans one graph when it is known where every activation lies: see plan.h.
 #pragma once
 
+#include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/arena.h"
@@ -10,10 +13,15 @@
 
 namespace calotype::cuda {
 
+// The most rows of each activation that a strip takes, by the operations of a strip and its rows:
+// found once for many plans of a graph.
+using KnownRows = std::map<std::pair<std::vector<size_t>, int64_t>, std::vector<int>>;
+
 // Where activations lie, and how much device memory the strips of one operation should take.
 struct Homes {
   std::vector<Home> of;  // by activation; empty: all in device memory
   int64_t strip_bytes = 0;
+  std::shared_ptr<KnownRows> known_rows;
 };
 
 class Planner {
@@ -73,6 +81,7 @@ class Planner {
   std::vector<Activation> sources_of(const std::vector<size_t>& chain) const;
   const ConvNode& conv_node(size_t i) const { return std::get<ConvNode>(graph_.nodes()[i]); }
   struct StripSizes;
+  const std::vector<int>& most_rows(const std::vector<size_t>& chain, int64_t rows) const;
   StripSizes sizes_of(const std::vector<size_t>& chain, int64_t rows) const;
   int64_t strip_bytes(Activation a, int64_t rows) const;
   int64_t end_bytes(Activation a, int64_t rows) const;
@@ -97,6 +106,10 @@ class Planner {
 // that none of the operations reads or makes. What is upsampled is computed in pairs of rows.
 std::vector<Rows> rows_needed(const Graph& graph, const std::vector<NodePlan>& plans,
                               const std::vector<size_t>& nodes, Rows last);
+
+// Expected of so many rows of a convolution's output.
+double conv_seconds(const Graph& graph, const ConvNode& node, const ConvPlan& plan, int64_t rows,
+                    const Target& target);
 
 // As a 64-bit number it may be anything; kernels count in 32.
 int to_int(int64_t value, const std::string& name);

@@ -19,9 +19,9 @@ constexpr size_t kPlansKept = 32;
 constexpr size_t kSlots = 2;
 // Of the scale and offset of latents: two floats a channel, at most 4 * 1024 channels.
 constexpr int64_t kMapBytes = 32 << 10;
-// Bytes a second over the bus, each way, both ways at once: of an H100 (docs/performance_gpu.md),
-// half of it where nothing is known.
-constexpr double kHopperBus = 50e9, kBus = 25e9;
+// Bytes a second of an H100 (docs/performance_gpu.md): over the bus, each way, both ways at once;
+// of its memory, as convolutions that it limits reach.
+constexpr double kHopperBus = 50e9, kHopperMemory = 1.6e12;
 
 const char* precision_name(Precision precision) {
   return precision == Precision::kF32 ? "f32" : precision == Precision::kF16 ? "f16" : "bf16";
@@ -177,7 +177,10 @@ Session::Session(const DeviceOptions& options, bool portable) : device_(options.
   }
   target_.precision = resolve(options.precision);
   target_.hopper = architecture_ == 90 && !portable;
-  target_.bus_rate = architecture_ == 90 ? kHopperBus : kBus;
+  if (architecture_ == 90) {
+    target_.bus_rate = kHopperBus;
+    target_.memory_rate = kHopperMemory;
+  }
   target_.processors = attribute(cudaDevAttrMultiProcessorCount, device_);
   element_ = target_.precision == Precision::kF32   ? Element::kF32
              : target_.precision == Precision::kF16 ? Element::kF16
@@ -398,6 +401,12 @@ void Session::run(const DeviceCall& call) {
   std::unique_lock<std::mutex> lock(mutex_);
   const bool through_slots = !call.input.on_device || !call.output.on_device;
   Cut cut = this->cut(*call.graph, call.batch, through_slots, call.memory);
+  if (cut.room != kWhole && !through_slots &&
+      is_capturing(static_cast<cudaStream_t>(call.stream))) {
+    fail(ErrorCode::kUnsupported,
+         "a picture that goes by strips cannot be captured: within the bound on GPU memory it does "
+         "not fit as a whole");
+  }
   std::deque<Pending> pending;
   bool emptied = false;
   try {
@@ -499,11 +508,6 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, const C
   cudaStream_t stream = from_host && to_host ? static_cast<cudaStream_t>(compute_)
                                              : static_cast<cudaStream_t>(call.stream);
   const bool capturing = !waits && is_capturing(stream);
-  if (capturing && plan.by_strips) {
-    fail(ErrorCode::kUnsupported,
-         "a picture that goes through host memory by strips cannot be captured: within the bound "
-         "on GPU memory it does not fit as a whole");
-  }
   const bool input_by_strips =
       plan.activations[static_cast<size_t>(graph.input().id)].home == Home::kHost;
 

@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
+#include <sstream>
 #include <thread>
+#include <utility>
 
 #include "cuda/check.h"
 #include "cuda/fake_cuda.h"
@@ -151,6 +154,53 @@ TEST_F(CudaSession, sends_through_host_memory_what_does_not_fit) {
       EXPECT_EQ(cuda_.unwritten, 0);
     }
   }
+}
+
+// How long what was logged takes where streams run side by side and events hold them up: a copy its
+// bytes, a kernel as many as `kernel`. And all of it, one after the other.
+std::pair<double, double> times_of(const std::vector<std::string>& log, double kernel) {
+  std::map<std::string, double> streams, events;
+  double sum = 0, end = 0;
+  for (const std::string& line : log) {
+    std::istringstream words(line);
+    std::string what, first, second;
+    words >> what >> first >> second;
+    if (what == "record") {
+      events[first] = streams[second];
+    } else if (what == "hold") {
+      streams[second] = std::max(streams[second], events[first]);
+    } else {
+      const bool is_copy = what == "up" || what == "down";
+      const double time = is_copy ? std::stod(first) : kernel;
+      double& stream = streams[is_copy ? second : first];
+      stream += time;
+      sum += time;
+      end = std::max(end, stream);
+    }
+  }
+  return {end, sum};
+}
+
+TEST_F(CudaSession, computes_and_copies_both_ways_at_once) {
+  const Graph graph = decoder(42, 34);
+  const DevicePlan whole = session_.plan(graph, 1, 0);
+  const int64_t bound = whole.minimum_bytes + (whole.peak_bytes - whole.minimum_bytes) / 10;
+  run(graph, 1, nullptr, bound);  // weights are there
+  cuda_.log.clear();
+  run(graph, 1, nullptr, bound);
+  int64_t up = 0, down = 0, kernels = 0;
+  for (const std::string& line : cuda_.log) {
+    up += line.starts_with("up ");
+    down += line.starts_with("down ");
+    kernels += line.starts_with("hopper_conv ");
+  }
+  ASSERT_GT(up, 50);
+  ASSERT_GT(down, 20);
+  const auto [copies, all_copies] = times_of(cuda_.log, 0);
+  EXPECT_LT(copies, 0.85 * all_copies);  // up beside down
+  // As if computing took as long as copying.
+  const auto [time, sum] = times_of(cuda_.log, all_copies / static_cast<double>(kernels));
+  EXPECT_LT(time, 0.75 * sum);
 }
 
 TEST_F(CudaSession, gives_back_what_it_only_keeps_before_it_makes_a_smaller_plan) {
