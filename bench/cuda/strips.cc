@@ -151,11 +151,11 @@ int main(int argc, char** argv) {
                      Job{false, 2048, kGiB / 2},
                      Job{false, 4096, 0},
                      Job{false, 4096, 4 * kGiB},
-                     Job{false, 4096, 2 * kGiB, Precision::kBF16, true},
+                     Job{false, 4096, 2 * kGiB},
                      Job{true, 2048, 0},
                      Job{true, 2048, kGiB},
                      Job{true, 4096, 0},
-                     Job{true, 4096, 2 * kGiB, Precision::kBF16, true},
+                     Job{true, 4096, 2 * kGiB},
                      Job{false, 1024, 0, Precision::kF32},
                      Job{false, 1024, kGiB, Precision::kF32}};
   for (const Job& job : jobs) {

@@ -183,18 +183,21 @@ int64_t Planner::stride_of(int64_t channels, bool planar) const {
 }
 
 // Slots of statistics of so many rows.
-int Planner::slots_of(const ActivationPlan& plan, const ConvPlan& conv, int64_t rows,
-                      int64_t columns) const {
+int Planner::slots_of(const ActivationPlan& plan, const ConvPlan& conv, const Depth& depth,
+                      int64_t rows, int64_t columns) const {
   const int h = static_cast<int>(rows), w = static_cast<int>(columns), n = static_cast<int>(batch_);
-  return to_int(!plan.fused ? channel_moments_slots(n, rows * columns, target_.processors)
-                : conv.path == Path::kMma
-                    ? mma_stats_slots(conv.mode, h, w)
-                    : hopper_stats_slots(conv.mode, n, h, w, conv.weight_rows / conv.row_tile,
-                                         target_.processors),
-                "statistics");
+  return to_int(
+      !plan.fused ? channel_moments_slots(n, rows * columns, target_.processors)
+      : conv.path == Path::kMma
+          ? mma_stats_slots(conv.mode, h, w)
+          : hopper_stats_slots(conv.mode, n, h, w, conv.weight_rows / conv.row_tile,
+                               slabs_of(static_cast<int>(depth.in)),
+                               slabs_of(static_cast<int>(depth.shortcut)), target_.processors),
+      "statistics");
 }
 
-void Planner::plan_moments(Activation a, const ConvPlan& conv, StripPlan* strips) {
+void Planner::plan_moments(Activation a, const ConvPlan& conv, const Depth& depth,
+                           StripPlan* strips) {
   const int groups = graph_.stats_groups(a);
   if (groups == 0) return;
   const Extent e = graph_.extent(a);
@@ -205,11 +208,12 @@ void Planner::plan_moments(Activation a, const ConvPlan& conv, StripPlan* strips
   plan.width = plan.fused ? 2 : 1;
   plan.units = static_cast<int>(e.c / plan.width);
   if (strips == nullptr) {
-    plan.slots = slots_of(plan, conv, e.h, e.w);
+    plan.slots = slots_of(plan, conv, depth, e.h, e.w);
   } else {
     const int64_t before = strips->count - 1, last = e.h - before * strips->rows;
-    strips->slots = slots_of(plan, conv, std::min<int64_t>(strips->rows, e.h), e.w);
-    plan.slots = to_int(before * strips->slots + slots_of(plan, conv, last, e.w), "statistics");
+    strips->slots = slots_of(plan, conv, depth, std::min<int64_t>(strips->rows, e.h), e.w);
+    plan.slots =
+        to_int(before * strips->slots + slots_of(plan, conv, depth, last, e.w), "statistics");
   }
   plan.moments = take(batch_ * plan.slots * plan.units * kMomentsBytes);
 }
@@ -264,7 +268,8 @@ void Planner::plan_node(const ConvNode& node, size_t i) {
       std::ranges::all_of(inputs_of(node), [&](Activation a) { return home(a) == Home::kDevice; });
   if (!whole || home(node.y) != Home::kDevice) plan_strips(i);
   NodePlan& plan = plan_.nodes[i];
-  if (!is_output) plan_moments(node.y, plan.conv, plan.strips ? &*plan.strips : nullptr);
+  const Depth depth = {node.conv.in, node.shortcut ? node.shortcut->in : 0};
+  if (!is_output) plan_moments(node.y, plan.conv, depth, plan.strips ? &*plan.strips : nullptr);
   give_inputs(i, reused);
 }
 
@@ -284,7 +289,7 @@ void Planner::plan_node(const AttentionNode& node, size_t i) {
   plan_.weight_bytes += 2 * weights(a.query);
   const int reused = last_reader_[index(node.x)] == i ? node.x.id : -1;
   place(node.y, reused);
-  plan_moments(node.y, a.out, nullptr);
+  plan_moments(node.y, a.out, {e.c, 0}, nullptr);
   plan_workspace(e, a);
   for (const Place* place : workspace(a)) {
     if (place->offset >= 0) give(*place);

@@ -65,9 +65,13 @@ class Planner {
   void place(Activation a, int reused);
   int64_t bytes_of(Extent e, ActivationPlan& plan) const;
   int64_t stride_of(int64_t channels, bool planar) const;
-  int slots_of(const ActivationPlan& plan, const ConvPlan& conv, int64_t rows,
+  // Channels that a convolution reads.
+  struct Depth {
+    int64_t in = 0, shortcut = 0;
+  };
+  int slots_of(const ActivationPlan& plan, const ConvPlan& conv, const Depth& depth, int64_t rows,
                int64_t columns) const;
-  void plan_moments(Activation a, const ConvPlan& conv, StripPlan* strips);
+  void plan_moments(Activation a, const ConvPlan& conv, const Depth& depth, StripPlan* strips);
   void give_inputs(size_t i, int kept);
   int overwritable(const ConvNode& node, const ConvPlan& conv, size_t i) const;
   void plan_node(const ConvNode& node, size_t i);

@@ -75,7 +75,7 @@ Conv Runner::described(const ConvPlan& plan, const ConvWeights& weights) const {
 void Runner::launch(const Conv& call, Path path) {
   switch (path) {
     case Path::kHopper:
-      return hopper_conv(call, machine_);
+      return (is_hopper_conv_out(call) ? hopper_conv_out : hopper_conv)(call, machine_);
     case Path::kMma:
       return mma_conv(call, machine_);
     case Path::kSimt:

@@ -1,6 +1,7 @@
 #include "cuda/session.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -294,6 +295,10 @@ Session::Cut Session::cut_to_strips(const Graph& graph, size_t slots, int64_t bo
   const std::shared_ptr<const GraphPlan> plan = plan_of(graph, 1, least_strip_room(graph, target_));
   const int64_t slot = slot_bytes(graph, *plan, 1) * static_cast<int64_t>(cut.slots);
   cut.room = bound - plan->weight_bytes - kMapBytes - slot;
+  if (!asked_for) {  // the same plan, and result, where a little more or less is free
+    const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(cut.room)) / 8);
+    cut.room = std::max(cut.room / step * step, least_strip_room(graph, target_));
+  }
   check_host_room(graph, *plan_of(graph, 1, cut.room));
   return cut;
 }

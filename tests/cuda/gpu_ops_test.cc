@@ -130,7 +130,7 @@ TEST_P(GpuOps, samples_up_and_down_without_a_norm) {
 // Like the network's resnets, two in a row so that memory is reused.
 TEST_P(GpuOps, adds_residuals_and_shortcuts) {
   for (const auto& [in, out] : std::vector<std::pair<int64_t, int64_t>>{
-           {128, 128}, {256, 128}, {64, 128}, {96, 48}, {128, 256}, {40, 40}}) {
+           {128, 128}, {256, 128}, {64, 128}, {96, 48}, {128, 256}, {40, 40}, {320, 128}}) {
     for (const Size& size : kSizes) {
       if (size.h * size.w < 4) continue;
       Graph graph({size.h, size.w, 4});
@@ -150,6 +150,25 @@ TEST_P(GpuOps, adds_residuals_and_shortcuts) {
       SCOPED_TRACE(testing::Message() << in << " to " << out << " channels");
       expect_like_reference(graph, size.batch, 2);
     }
+  }
+}
+
+// Sizes of more tiles than a GPU has multiprocessors, so that blocks compute several, also of the
+// next picture.
+TEST_P(GpuOps, computes_more_tiles_than_there_are_processors) {
+  for (const Size& size : {Size{1, 200, 264}, Size{3, 104, 136}}) {
+    Graph graph({size.h, size.w, 4});
+    const Activation x = graph.conv("first", graph.input(), weights_.conv(4, 200, 3));
+    const GroupNorm norm1 = weights_.norm(200, 8), norm2 = weights_.norm(72, 4);
+    const Conv2d shortcut = weights_.conv(200, 72, 1);
+    const Activation h = graph.conv("conv1", x, weights_.conv(200, 72, 3), {.norm = &norm1});
+    const Activation y = graph.conv("conv2", h, weights_.conv(72, 72, 3),
+                                    {.norm = &norm2, .residual = &x, .shortcut = &shortcut});
+    const GroupNorm norm = weights_.norm(72, 4);
+    const Activation z =
+        graph.conv("conv3", y, weights_.conv(72, 72, 3), {.norm = &norm, .residual = &y});
+    graph.set_output(graph.conv("last", z, weights_.conv(72, 3, 3), {.norm = &norm}));
+    expect_like_reference(graph, size.batch, 2);
   }
 }
 

@@ -101,6 +101,12 @@ struct Conv {
 
 // sm_90a: TMA, wgmma. bf16 and f16. Results to y take row_tile 128, to store 8 or 32.
 void hopper_conv(const Conv& conv, const Machine& machine);
+// The same for what leaves the network in three channels or fewer; row_tile as hopper_conv's.
+inline bool is_hopper_conv_out(const Conv& conv) {
+  return conv.mode == Mode::kSame && conv.affine && !conv.shortcut && !conv.residual && !conv.y &&
+         conv.y.c <= 3;
+}
+void hopper_conv_out(const Conv& conv, const Machine& machine);
 // sm_80 and later: mma.sync. bf16 and f16. row_tile 128 or 32.
 void mma_conv(const Conv& conv, const Machine& machine);
 // float32 arithmetic. row_tile 64.

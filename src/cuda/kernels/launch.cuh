@@ -30,6 +30,7 @@ __device__ __forceinline__ void begin_grid() {
 struct Shape3 {
   dim3 grid, block;
   size_t shared = 0;
+  unsigned cluster = 1;  // blocks that run together and share their memory
 };
 
 template <class... Parameters, class... Arguments>
@@ -51,12 +52,17 @@ void launch(const char* name, void (*kernel)(Parameters...), const Shape3& shape
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared;
   config.stream = machine.stream;
-  cudaLaunchAttribute attribute = {};
-  config.attrs = &attribute;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
   if (machine.overlap) {
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    config.numAttrs = 1;
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {shape.cluster, 1, 1};
   }
   check(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...),
         "launch", name);

@@ -6,10 +6,10 @@
 
 namespace calotype::cuda {
 
-// round(255 * clamp(v / 2 + 0.5)), NaN to 0, halves away from zero as std::round does.
+// round(255 * clamp(v / 2 + 0.5)), NaN to 0; in float64 as to_uint8 is, so that ties fall the same.
 __device__ __forceinline__ uint8_t to_byte(float v) {
-  const float scaled = fminf(fmaxf(fmaf(v, 0.5f, 0.5f), 0.0f), 1.0f) * 255.0f;  // fmaxf drops NaN
-  return static_cast<uint8_t>(floorf(scaled + 0.5f));
+  const double unit = fma(static_cast<double>(v), 0.5, 0.5);
+  return unit > 0 ? static_cast<uint8_t>(fma(255.0, fmin(unit, 1.0), 0.5)) : uint8_t{0};
 }
 
 __device__ __forceinline__ void store_value(const Store& store, int b, int y, int x, int c,

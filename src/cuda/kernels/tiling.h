@@ -29,16 +29,22 @@ inline int64_t tiles_of(Mode mode, int h, int w, int tile_h, int tile_w) {
   return int64_t{(h + tile_h - 1) / tile_h} * ((w + tile_w - 1) / tile_w) * phases;
 }
 
-// Blocks of a persistent grid over the tiles of n pictures.
-inline int64_t hopper_blocks(Mode mode, int n, int h, int w, int column_tiles, int processors) {
-  return std::min<int64_t>(processors,
-                           tiles_of(mode, h, w, kHopperTile, kHopperTile) * n * column_tiles);
+// Where the tiles are so few that half of the multiprocessors would have none, each tile is
+// computed by two, half of the input channels each. `slabs` of the input and of a shortcut.
+inline bool hopper_splits(Mode mode, int64_t tiles, int slabs, int shortcut_slabs, int processors) {
+  return mode == Mode::kSame && 2 * tiles <= processors && slabs >= 2 && shortcut_slabs == 0;
+}
+// Blocks of a persistent grid over `tiles` of pixels and channels.
+inline int64_t hopper_blocks(int64_t tiles, bool splits, int processors) {
+  return splits ? 2 * tiles : std::min<int64_t>(processors, tiles);
 }
 
 // Slots of statistics (see Partials) that the kernels fill: two groups of threads a block; tiles.
-inline int64_t hopper_stats_slots(Mode mode, int n, int h, int w, int column_tiles,
-                                  int processors) {
-  return 2 * hopper_blocks(mode, n, h, w, column_tiles, processors);
+inline int64_t hopper_stats_slots(Mode mode, int n, int h, int w, int column_tiles, int slabs,
+                                  int shortcut_slabs, int processors) {
+  const int64_t tiles = tiles_of(mode, h, w, kHopperTile, kHopperTile) * n * column_tiles;
+  const bool splits = hopper_splits(mode, tiles, slabs, shortcut_slabs, processors);
+  return 2 * hopper_blocks(tiles, splits, processors);
 }
 // A 1x1 takes pixels one after the other.
 inline int64_t mma_stats_slots(Mode mode, int h, int w) {
