@@ -68,23 +68,7 @@ struct Job {
   int64_t size;  // of the picture
   int64_t memory;
   Precision precision = Precision::kBF16;
-  bool with_layers = false;
 };
-
-// Those that take longest.
-void layers(const AutoencoderKL& vae, const Tensor& input, RunOptions options, bool encode) {
-  std::vector<LayerReport> all;
-  options.layers = &all;
-  if (encode) {
-    vae.encode(input, options);
-  } else {
-    vae.decode(input, options);
-  }
-  for (const LayerReport& layer : all) {
-    std::printf("  %-50s %7.2f ms %7.1f GFLOP\n", layer.name.c_str(), 1e3 * layer.seconds,
-                1e-9 * layer.flop_executed);
-  }
-}
 
 void measure(const AutoencoderKL& vae, const Job& job, int rounds, std::vector<uint8_t>& whole) {
   RunOptions options;
@@ -131,7 +115,6 @@ void measure(const AutoencoderKL& vae, const Job& job, int rounds, std::vector<u
     }
   }
   std::printf("\n");
-  if (job.with_layers) layers(vae, input, options, job.encode);
   std::fflush(stdout);
 }
 
