@@ -20,6 +20,8 @@
 
 namespace calotype::cuda {
 
+class Observer;
+
 class Session final : public DeviceSession {
  public:
   // `portable` keeps to the kernels that every GPU has.
@@ -60,7 +62,6 @@ class Session final : public DeviceSession {
     int64_t bound = 0;
     int64_t room = kWhole;  // for activations, where a picture goes by strips
   };
-  class Observer;
 
   // Null where one picture has no plan in `room`; kWhole: all of it is in device memory.
   std::shared_ptr<const GraphPlan> plan_of(const Graph& graph, int64_t batch,
