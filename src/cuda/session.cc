@@ -172,6 +172,15 @@ int64_t Session::bound_of(int64_t memory) const {
   return (static_cast<int64_t>(free) + held_bytes()) / 4 * 3;
 }
 
+int64_t Session::least_room(const Graph& graph) {
+  const Extent in = graph.extent(graph.input());
+  const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w);
+  const auto found = least_rooms_.find(key);
+  if (found != least_rooms_.end()) return found->second;
+  if (least_rooms_.size() >= kPlansKept) least_rooms_.clear();
+  return least_rooms_[key] = least_strip_room(graph, target_);
+}
+
 int64_t Session::slot_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch) const {
   int64_t bytes = 0;
   for (const Activation a : {graph.input(), graph.output()}) {
@@ -194,7 +203,7 @@ int64_t Session::pass_bytes(const Graph& graph, const Cut& cut) {
 }
 
 int64_t Session::least_by_strips(const Graph& graph, size_t slots) {
-  const int64_t room = least_strip_room(graph, target_);
+  const int64_t room = least_room(graph);
   return pass_bytes(graph, *plan_of(graph, 1, room), room, 1, slots);
 }
 
@@ -220,12 +229,12 @@ Session::Cut Session::cut_to_strips(const Graph& graph, size_t slots, int64_t bo
          asked_for ? "" : ", three quarters of what is free");
   }
   // All that else is needed; the larger the room, the less goes by strips.
-  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, 1, least_strip_room(graph, target_));
+  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, 1, least_room(graph));
   const int64_t slot = slot_bytes(graph, *plan, 1) * static_cast<int64_t>(cut.slots);
   cut.room = bound - plan->weight_bytes - kMapBytes - slot;
   if (!asked_for) {  // the same plan, and result, where a little more or less is free
     const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(cut.room)) / 8);
-    cut.room = std::max(cut.room / step * step, least_strip_room(graph, target_));
+    cut.room = std::max(cut.room / step * step, least_room(graph));
   }
   check_host_room(graph, *plan_of(graph, 1, cut.room));
   return cut;
@@ -298,6 +307,13 @@ DevicePlan Session::plan(const Graph& graph, int64_t batch, int64_t memory) {
     found.seconds +=
         static_cast<double>(batch) * (node.strips ? node.strips->seconds : flop / target_.rate());
   }
+  const std::shared_ptr<const GraphPlan> whole = plan_of(graph, 1);
+  found.flop_again = found.flop_executed;
+  for (size_t i = 0; i < graph.nodes().size(); i++) {
+    found.flop_again -=
+        static_cast<double>(batch) * flop_executed(graph, graph.nodes()[i], whole->nodes[i]);
+  }
+  if (!pass->by_strips) found.flop_again = 0;  // but for rounding
   if (target_.precision == Precision::kF32 || architecture_ != 90) found.seconds = 0;
   return found;
 }

@@ -76,6 +76,7 @@ class Session final : public DeviceSession {
   int64_t pass_bytes(const Graph& graph, const GraphPlan& plan, int64_t arena_bytes, int64_t batch,
                      size_t slots) const;
   int64_t pass_bytes(const Graph& graph, const Cut& cut);
+  int64_t least_room(const Graph& graph);  // see least_strip_room
   int64_t least_by_strips(const Graph& graph, size_t slots);
   int64_t slot_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch) const;
   void check_host_room(const Graph& graph, const GraphPlan& plan) const;
@@ -105,6 +106,7 @@ class Session final : public DeviceSession {
   std::map<std::tuple<uint64_t, int64_t, int64_t, int64_t, int64_t>,
            std::shared_ptr<const GraphPlan>>
       plans_;
+  std::map<std::tuple<uint64_t, int64_t, int64_t>, int64_t> least_rooms_;
   std::map<uint64_t, std::shared_ptr<const GraphWeights>> weights_;
   Buffer arena_, map_;
   std::vector<float2> map_values_;

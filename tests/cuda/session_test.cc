@@ -143,17 +143,40 @@ TEST_F(CudaSession, sends_through_host_memory_what_does_not_fit) {
        {decoder(9, 7), decoder(21, 34), encoder(104, 72), encoder(200, 136), encoder(56, 264)}) {
     const DevicePlan whole = session_.plan(graph, 1, 0);
     ASSERT_LT(whole.minimum_bytes, whole.peak_bytes);
+    EXPECT_EQ(whole.flop_again, 0);
     for (int part = 0; part < 3; part++) {
       const int64_t bound =
           whole.minimum_bytes + (whole.peak_bytes - whole.minimum_bytes) * part / 3;
       const DevicePlan plan = session_.plan(graph, 1, bound);
       EXPECT_LE(plan.peak_bytes, bound);
+      EXPECT_GE(plan.flop_again, 0);
+      EXPECT_GT(plan.flop_again + static_cast<double>(plan.host_bytes), 0);
       cuda_.peak = 0;
       run(graph, 2, nullptr, bound);
       EXPECT_LE(cuda_.peak, bound);
       EXPECT_EQ(cuda_.unwritten, 0);
     }
   }
+}
+
+TEST_F(CudaSession, tells_of_strips_and_stops_when_told) {
+  const Graph graph = decoder(21, 34);
+  const int64_t bound = session_.plan(graph, 1, 0).minimum_bytes;
+  std::vector<double> fractions;
+  run(
+      graph, 2,
+      [&](const Progress& progress) {
+        fractions.push_back(progress.fraction);
+        return true;
+      },
+      bound);
+  EXPECT_EQ(fractions.size(), 2 * graph.nodes().size());
+  EXPECT_TRUE(std::is_sorted(fractions.begin(), fractions.end()));
+  EXPECT_NEAR(fractions.back(), 1, 1e-9);
+  EXPECT_THROW(run(
+                   graph, 2, [](const Progress&) { return false; }, bound),
+               Error);
+  run(graph, 2, nullptr, bound);
 }
 
 // How long what was logged takes where streams run side by side and events hold them up: a copy its
