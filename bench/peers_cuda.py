@@ -195,7 +195,7 @@ class Calotype:
             shape = (ctypes.c_int64 * t.dim())(*t.shape)
             self.lib.bench_add(self.handle, name.encode(), 1, t.dim(), shape,
                                ctypes.c_void_p(t.data_ptr()))
-        self.check(self.lib.bench_open(self.handle, {"auto": 0, "f32": 1, "bf16": 2, "f16": 3}[precision], 0))
+        self.check(self.lib.bench_open(self.handle, {"auto": 0, "f32": 1, "bf16": 2, "f16": 3, "fp8": 4}[precision], 0))
         self.factor = 2 ** (len(net.f["block_out_channels"]) - 1)
         self.f = net.f
 

@@ -76,6 +76,7 @@ const (
 	Fast Precision = C.CALOTYPE_FAST // CPU: float32 with faster, less exact convolutions
 	BF16 Precision = C.CALOTYPE_BF16 // bf16 products, float32 sums, where the machine has them
 	F16  Precision = C.CALOTYPE_F16  // GPU: f16 products, float32 sums
+	FP8  Precision = C.CALOTYPE_FP8  // GPU, sm_90: e4m3 products in the 3x3 convolutions
 )
 
 // Backend is what a job runs on.

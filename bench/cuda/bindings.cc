@@ -80,12 +80,12 @@ __attribute__((visibility("default"))) void bench_add(void* handle, const char* 
                                                         static_cast<const std::byte*>(data)};
 }
 
-// precision: 0 auto, 1 f32, 2 bf16, 3 f16.
+// precision: 0 auto, 1 f32, 2 bf16, 3 f16, 4 fp8.
 __attribute__((visibility("default"))) int bench_open(void* handle, int precision, int device) {
   return guarded([&] {
     auto& network = *static_cast<Network*>(handle);
     constexpr Precision kPrecisions[] = {Precision::kAuto, Precision::kF32, Precision::kBF16,
-                                         Precision::kF16};
+                                         Precision::kF16, Precision::kFP8};
     network.tensors = std::make_unique<ModelTensors>(network.model);
     const AutoencoderKLConfig& config = network.model.config;
     if (network.model.tensors.contains("encoder.conv_in.weight")) {

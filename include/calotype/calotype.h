@@ -140,7 +140,8 @@ typedef enum calotype_precision {
   CALOTYPE_F32 = 1,
   CALOTYPE_FAST = 2, /* CPU: float32 with faster, less exact convolutions */
   CALOTYPE_BF16 = 3, /* bf16 products, float32 sums, where the machine has them */
-  CALOTYPE_F16 = 4   /* GPU: f16 products, float32 sums */
+  CALOTYPE_F16 = 4,  /* GPU: f16 products, float32 sums */
+  CALOTYPE_FP8 = 5   /* GPU, sm_90: e4m3 products in the 3x3 convolutions, bf16 in the rest */
 } calotype_precision;
 
 typedef enum calotype_layout {

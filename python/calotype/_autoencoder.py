@@ -92,7 +92,7 @@ class JobOptions(TypedDict, total=False):
     threads: int | None  # None: as many as the process may use
     memory: str | int | None  # peak of the job, in bytes or as "1.3G"; None: what is free allows
     # "auto": "f32" on the CPU, "bf16" on a GPU. CPU: "fast" (four times the error of "f32"), "bf16"
-    # where it has it; GPU: "f16", "f32".
+    # where it has it; GPU: "f16", "f32", "fp8" (sm_90; ten times the error of "bf16").
     precision: str
     backend: str  # "auto": a GPU where there is one, else the CPU; "cpu", "cuda", "reference" (slow)
     device: int  # which GPU
@@ -117,7 +117,7 @@ def job_arguments(
     if progress is not None and not callable(progress):
         raise InvalidArgumentError(f"progress is {progress!r}; it is a function, or None")
     for what, value, known in (
-        ("precision", precision, ("auto", "f32", "fast", "bf16", "f16")),
+        ("precision", precision, ("auto", "f32", "fast", "bf16", "f16", "fp8")),
         ("backend", backend, ("auto", "cpu", "cuda", "reference")),
     ):
         if value not in known:
@@ -338,7 +338,7 @@ class AutoencoderKL:
                 second; False cancels.
             threads: None: as many as the process may use.
             memory: peak of the job, in bytes or as "1.3G"; None: what is free allows.
-            precision: "auto": "f32" on the CPU, "bf16" on a GPU; "fast", "f16".
+            precision: "auto": "f32" on the CPU, "bf16" on a GPU; "fast", "f16", "fp8".
             backend: "auto": a GPU where there is one, else the CPU; "cpu", "cuda", "reference".
             device, scratch: which GPU; the folder for what does not fit into `memory`.
 

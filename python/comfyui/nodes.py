@@ -45,7 +45,7 @@ class CalotypeVAELoader:
                     "STRING",
                     {"default": "", "tooltip": 'Peak of a job, as "1.3G"; empty: no bound.'},
                 ),
-                "precision": (["auto", "f32", "fast", "bf16", "f16"],),
+                "precision": (["auto", "f32", "fast", "bf16", "f16", "fp8"],),
             },
         }  # fmt: skip
 

@@ -16,7 +16,8 @@ Precision precision_of(const std::string& name) {
   if (name == "f32") return Precision::kF32;
   if (name == "fast") return Precision::kFast;
   if (name == "bf16") return Precision::kBF16;
-  return name == "f16" ? Precision::kF16 : Precision::kAuto;
+  if (name == "f16") return Precision::kF16;
+  return name == "fp8" ? Precision::kFP8 : Precision::kAuto;
 }
 
 }  // namespace

@@ -79,10 +79,12 @@ Precision precision_of(int32_t precision) {
       return Precision::kBF16;
     case CALOTYPE_F16:
       return Precision::kF16;
+    case CALOTYPE_FP8:
+      return Precision::kFP8;
     default:
       fail(ErrorCode::kInvalidArgument, "precision is ", precision,
            "; it is one of CALOTYPE_PRECISION_AUTO, CALOTYPE_F32, CALOTYPE_FAST, CALOTYPE_BF16, "
-           "CALOTYPE_F16");
+           "CALOTYPE_F16, CALOTYPE_FP8");
   }
 }
 

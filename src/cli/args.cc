@@ -89,10 +89,11 @@ void RunArgs::add(CommandLine& line) {
               "auto (default): an NVIDIA GPU where there is one, else the CPU;\n"
               "reference: float64 in plain loops, slow and exact");
   line.number("--device", device, 0, INT32_MAX, "Which GPU (default 0)");
-  line.choice("--precision", precision, {"f32", "fast", "bf16", "f16"},
+  line.choice("--precision", precision, {"f32", "fast", "bf16", "f16", "fp8"},
               "f32 (default on the CPU); fast: float32 with larger Winograd\n"
               "tiles (CPU); bf16 (default on a GPU): bf16 products where the\n"
-              "machine has them; f16 (GPU)");
+              "machine has them; f16 (GPU); fp8 (GPU, sm_90): e4m3 products,\n"
+              "ten times the error of bf16");
   line.number("--threads", threads, 1, kMostThreads, "Default: all that the process may use");
   line.text("--memory", memory, "SIZE",
             "Peak memory of the job: 1.3G, 700M or bytes (default:\n"
@@ -106,7 +107,8 @@ RunOptions RunArgs::options() const {
   static const std::map<std::string, Precision> kPrecisions = {{"f32", Precision::kF32},
                                                                {"fast", Precision::kFast},
                                                                {"bf16", Precision::kBF16},
-                                                               {"f16", Precision::kF16}};
+                                                               {"f16", Precision::kF16},
+                                                               {"fp8", Precision::kFP8}};
   static const std::map<std::string, Backend> kBackends = {{"auto", Backend::kAuto},
                                                            {"cpu", Backend::kCpu},
                                                            {"cuda", Backend::kCuda},
@@ -130,9 +132,10 @@ Machine machine_of(const AutoencoderKL& model, const RunArgs& args) {
   if (!name.starts_with("CPU")) {
     return {"cuda", args.precision.empty() ? "bf16" : args.precision, name, ""};
   }
-  if (precision == "f16") {
+  if (precision == "f16" || precision == "fp8") {
     throw Error(ErrorCode::kInvalidArgument,
-                "--precision f16 is for GPUs, and this job would run on the CPU; use f32 or fast");
+                "--precision " + precision +
+                    " is for GPUs, and this job would run on the CPU; use f32 or fast");
   }
   const size_t colon = name.find(": ");
   return {"cpu", precision, "CPU, " + precision,

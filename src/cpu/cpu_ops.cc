@@ -226,6 +226,10 @@ std::unique_ptr<Ops> make_emulated_bf16_ops(int threads) {
 }  // namespace cpu
 
 std::unique_ptr<Ops> make_cpu_ops(Precision precision, int threads) {
+  if (precision == Precision::kF16 || precision == Precision::kFP8) {
+    fail(ErrorCode::kUnsupported, "precision ", precision == Precision::kF16 ? "f16" : "fp8",
+         " is for GPUs, and this job would run on the CPU; use f32, or fast");
+  }
   const cpu::Simd& simd = cpu::chosen_simd();
   std::optional<cpu::Bf16Unit> bf16;
   if (precision == Precision::kBF16) {

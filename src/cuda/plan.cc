@@ -22,17 +22,20 @@ Mode mode_of(const ConvNode& node) {
 }
 
 ConvPlan plan_weights(Path path, Mode mode, int64_t in, int64_t out, int64_t shortcut,
-                      bool is_output, const std::string& name) {
+                      bool is_output, bool fp8, const std::string& name) {
   ConvPlan plan;
   plan.path = path;
+  plan.fp8 = fp8;
   plan.mode = mode;
   const int channels = to_int(out, name);
   plan.row_tile = path == Path::kSimt     ? kSimtRowTile
                   : path == Path::kHopper ? hopper_row_tile(channels, is_output)
                                           : mma_row_tile(channels);
   plan.weight_rows = to_int(round_up(channels, plan.row_tile), name);
-  plan.packed_elements =
-      packed_elements(mode, to_int(in, name), to_int(shortcut, name), plan.weight_rows);
+  const int inputs = to_int(in, name), beside = to_int(shortcut, name);
+  plan.packed_bytes =
+      fp8 ? fp8_packed_bytes(mode, inputs, beside, plan.weight_rows)
+          : packed_elements(mode, inputs, beside, plan.weight_rows) * (path == Path::kSimt ? 4 : 2);
   return plan;
 }
 
@@ -115,8 +118,8 @@ void Planner::resolve_places() {
 }
 
 int64_t Planner::weights(const ConvPlan& conv) const {
-  return round_up(conv.packed_elements * target_.element_bytes(), 256) +
-         round_up(conv.weight_rows * int64_t{4}, 256);
+  const int64_t row_bytes = round_up(conv.weight_rows * int64_t{4}, 256);  // bias, scale
+  return round_up(conv.packed_bytes, 256) + (conv.fp8 ? 2 : 1) * row_bytes;
 }
 
 void Planner::find_affine() {
@@ -279,12 +282,13 @@ void Planner::plan_node(const AttentionNode& node, size_t i) {
   }
   const Extent e = graph_.extent(node.x);
   AttentionPlan a;
-  a.hopper = target_.hopper && target_.precision == Precision::kBF16;
+  a.hopper = target_.hopper &&
+             (target_.precision == Precision::kBF16 || target_.precision == Precision::kFP8);
   // The products of the portable kernels want dense matrices.
   a.planar = a.hopper;
   const bool dense = path_of(target_) == Path::kHopper && !a.hopper;
   const Path path = dense ? Path::kMma : path_of(target_);
-  a.query = plan_weights(path, Mode::kPoint, e.c, e.c, 0, false, node.name);
+  a.query = plan_weights(path, Mode::kPoint, e.c, e.c, 0, false, false, node.name);
   a.out = a.query;
   plan_.weight_bytes += 2 * weights(a.query);
   const int reused = last_reader_[index(node.x)] == i ? node.x.id : -1;
@@ -334,8 +338,11 @@ void Planner::plan_workspace(Extent e, AttentionPlan& a) {
 }
 
 ConvPlan plan_conv(const ConvNode& node, bool is_output, const Target& target) {
-  return plan_weights(path_of(target), mode_of(node), node.conv.in, node.conv.out,
-                      node.shortcut ? node.shortcut->in : 0, is_output, node.name);
+  const Mode mode = mode_of(node);
+  const bool fp8 = target.precision == Precision::kFP8 && mode == Mode::kSame &&
+                   node.norm.has_value() && !is_output;
+  return plan_weights(path_of(target), mode, node.conv.in, node.conv.out,
+                      node.shortcut ? node.shortcut->in : 0, is_output, fp8, node.name);
 }
 
 GraphPlan plan_graph(const Graph& graph, int64_t batch, const Target& target) {

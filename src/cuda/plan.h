@@ -15,7 +15,7 @@ namespace calotype::cuda {
 
 // What plans depend on.
 struct Target {
-  Precision precision = Precision::kBF16;  // kF32, kBF16 or kF16
+  Precision precision = Precision::kBF16;  // kF32, kBF16, kF16, or kFP8 where `hopper` is
   bool hopper = false;                     // has the kernels of sm_90a
   int processors = 1;
   // Bytes a second, of a GPU of which nothing is known: between host and device, each way; of its
@@ -56,7 +56,8 @@ struct ConvPlan {
   Mode mode = Mode::kSame;
   int row_tile = 0;
   int weight_rows = 0;  // of one output phase
-  int64_t packed_elements = 0;
+  bool fp8 = false;     // as pack_fp8 leaves the weights
+  int64_t packed_bytes = 0;
 };
 
 // The attention of `pictures` pictures, `rows` queries of each, at a time.

@@ -67,6 +67,7 @@ Conv Runner::described(const ConvPlan& plan, const ConvWeights& weights) const {
   call.mode = plan.mode;
   call.weights = weights.packed;
   call.bias = weights.bias;
+  call.scale = weights.scale;
   call.weight_rows = plan.weight_rows;
   call.row_tile = plan.row_tile;
   return call;
@@ -224,7 +225,9 @@ void run_graph(const GraphRun& run, const Machine& machine) { Runner(run, machin
 const char* algorithm_of(const NodePlan& plan) {
   switch (plan.attention ? plan.attention->query.path : plan.conv.path) {
     case Path::kHopper:
-      return plan.attention && !plan.attention->hopper ? "mma.sync" : "wgmma";
+      return plan.attention && !plan.attention->hopper ? "mma.sync"
+             : plan.conv.fp8                           ? "wgmma e4m3"
+                                                       : "wgmma";
     case Path::kMma:
       return "mma.sync";
     case Path::kSimt:

@@ -26,13 +26,16 @@ constexpr int64_t kMapBytes = 32 << 10;
 constexpr double kHopperBus = 50e9, kHopperMemory = 1.6e12;
 
 const char* precision_name(Precision precision) {
-  return precision == Precision::kF32 ? "f32" : precision == Precision::kF16 ? "f16" : "bf16";
+  return precision == Precision::kF32   ? "f32"
+         : precision == Precision::kF16 ? "f16"
+         : precision == Precision::kFP8 ? "fp8"
+                                        : "bf16";
 }
 
 Precision resolve(Precision precision) {
   if (precision == Precision::kFast) {
     fail(ErrorCode::kUnsupported,
-         "the precision \"fast\" is the CPU's; the GPU has bf16, f16 and f32");
+         "the precision \"fast\" is the CPU's; the GPU has bf16, f16, fp8 and f32");
   }
   return precision == Precision::kAuto ? Precision::kBF16 : precision;
 }
@@ -106,6 +109,10 @@ Session::Session(const DeviceOptions& options, bool portable) : device_(options.
   }
   target_.precision = resolve(options.precision);
   target_.hopper = architecture_ == 90 && !portable;
+  if (target_.precision == Precision::kFP8 && !target_.hopper) {
+    fail(ErrorCode::kUnsupported, "the precision fp8 needs the kernels of sm_90a, and the GPU ",
+         device_, " (", name_, ") runs the portable ones; use bf16");
+  }
   if (architecture_ == 90) {
     target_.bus_rate = kHopperBus;
     target_.memory_rate = kHopperMemory;

@@ -170,7 +170,12 @@ class Packer {
   }
   ConvWeights finish(const ConvPlan& plan, PackConv call, std::vector<float> bias) {
     bias.resize(static_cast<size_t>(plan.weight_rows));
-    call.packed = keep(plan.packed_elements * (element_ == Element::kF32 ? 4 : 2));
+    call.packed = keep(plan.packed_bytes);
+    if (plan.fp8) {
+      auto* scale = static_cast<float*>(keep(plan.weight_rows * int64_t{4}));
+      pack_fp8(call, scale, machine_);
+      return {call.packed, kept(bias), scale};
+    }
     pack_conv(call, machine_);
     return {call.packed, kept(bias)};
   }

@@ -12,6 +12,7 @@ namespace calotype::cuda {
 struct ConvWeights {
   const void* packed = nullptr;
   const float* bias = nullptr;
+  const float* scale = nullptr;  // see Conv
 };
 
 struct NodeWeights {

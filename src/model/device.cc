@@ -8,7 +8,7 @@ namespace calotype {
 
 bool cpu_may_take(const RunOptions& options) {
   return options.backend == Backend::kAuto && options.device == 0 &&
-         options.precision != Precision::kF16;
+         options.precision != Precision::kF16 && options.precision != Precision::kFP8;
 }
 
 std::shared_ptr<DeviceSession> DeviceSessions::open(const RunOptions& options,

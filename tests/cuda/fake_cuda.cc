@@ -200,6 +200,7 @@ void launched(const char* name, const Machine& machine) {
 }  // namespace
 
 void hopper_conv(const Conv&, const Machine& m) { launched("hopper_conv", m); }
+void pack_fp8(const PackConv&, float*, const Machine& m) { launched("pack_fp8", m); }
 void hopper_conv_out(const Conv&, const Machine& m) { launched("hopper_conv_out", m); }
 void mma_conv(const Conv&, const Machine& m) { launched("mma_conv", m); }
 void simt_conv(const Conv&, const Machine& m) { launched("simt_conv", m); }

@@ -48,6 +48,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, GpuOps,
                          testing::Values(Kernels{"f32", Precision::kF32, false, 3e-6},
                                          Kernels{"bf16", Precision::kBF16, false, 1.2e-2},
                                          Kernels{"bf16_portable", Precision::kBF16, true, 1.2e-2},
+                                         Kernels{"fp8", Precision::kFP8, false, 5e-2},
                                          Kernels{"f16", Precision::kF16, false, 2e-3},
                                          Kernels{"f16_portable", Precision::kF16, true, 2e-3}),
                          [](const auto& test) { return test.param.name; });

@@ -1,4 +1,6 @@
 // In and out of the formats of the kernels: the input of a graph, and weights.
+#include <cuda_fp8.h>
+
 #include "core/cat.h"
 #include "cuda/kernels/element.cuh"
 #include "cuda/kernels/launch.cuh"
@@ -93,6 +95,45 @@ __global__ void __launch_bounds__(kThreads) pack_conv_kernel(PackConv call, int6
   static_cast<T*>(call.packed)[i] = narrow<T>(v);
 }
 
+// A block: the weights of one output channel.
+__global__ void __launch_bounds__(kThreads) pack_fp8_kernel(PackConv call, float* scale) {
+  begin_grid();
+  const int o = blockIdx.x;
+  __shared__ float largest[kThreads / 32];
+  float most = 0;
+  const int64_t first = int64_t{o} * call.in * 9;
+  if (o < call.out) {
+    for (int i = threadIdx.x; i < call.in * 9; i += kThreads) {
+      most = fmaxf(most, fabsf(load_any(call.weight, call.dtype, first + i)));
+    }
+  }
+  for (int mask = 16; mask > 0; mask /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, mask));
+  if (threadIdx.x % 32 == 0) largest[threadIdx.x / 32] = most;
+  __syncthreads();
+  for (const float one : largest) most = fmaxf(most, one);
+  constexpr float kMost = 448;  // of e4m3
+  // What is smaller than 2^-60 counts as zero.
+  const float factor = exp2f(floorf(log2f(kMost / fmaxf(most, 0x1p-60f))));
+  if (threadIdx.x == 0) scale[o] = 1 / factor;
+
+  const int slabs = slabs_of(call.in), blocks = 9 * slabs;
+  auto* packed = static_cast<__nv_fp8_e4m3*>(call.packed);
+  for (int i = threadIdx.x; i < blocks * kSlab; i += kThreads) {
+    const int block = i / kSlab, tap = block % 9, c = block / 9 * kSlab + i % kSlab;
+    float v = 0;
+    if (o < call.out && c < call.in) v = load_any(call.weight, call.dtype, first + c * 9 + tap);
+    packed[(int64_t{block} * call.rows + o) * kSlab + i % kSlab] = __nv_fp8_e4m3(v * factor);
+  }
+  auto* beside = reinterpret_cast<bf16*>(packed + int64_t{blocks} * call.rows * kSlab);
+  for (int i = threadIdx.x; i < slabs_of(call.shortcut_in) * kSlab; i += kThreads) {
+    float v = 0;
+    if (o < call.out && i < call.shortcut_in) {
+      v = load_any(call.shortcut, call.shortcut_dtype, int64_t{o} * call.shortcut_in + i);
+    }
+    beside[(int64_t{i / kSlab} * call.rows + o) * kSlab + i % kSlab] = narrow<bf16>(v * factor);
+  }
+}
+
 // A thread: one element of c.
 __global__ void __launch_bounds__(kThreads) fold_kernel(Fold call) {
   begin_grid();
@@ -135,6 +176,11 @@ void pack_conv(const PackConv& call, const Machine& machine) {
                       : call.element == Element::kBF16 ? pack_conv_kernel<bf16>
                                                        : pack_conv_kernel<f16>;
   launch("pack_conv", kernel, shape, machine, call, count);
+}
+
+void pack_fp8(const PackConv& call, float* scale, const Machine& machine) {
+  const Shape3 shape = {dim3(static_cast<unsigned>(call.rows)), dim3(kThreads)};
+  launch("pack_fp8", pack_fp8_kernel, shape, machine, call, scale);
 }
 
 void fold(const Fold& call, const Machine& machine) {

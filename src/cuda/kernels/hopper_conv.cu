@@ -14,6 +14,10 @@
 // two slabs at a time, multiplied between the slabs of the input, so that loading, which one tap a
 // slab leaves little time for, is spread over the tile.
 //
+// e4m3 (kFp8) lies in the first half of each pixel's 128 bytes, written over what it was made of,
+// so that boxes and the shifts of taps are the same; a block of weights is half as large, and takes
+// half the time.
+//
 // Where tiles are few (hopper_splits), a cluster of two blocks computes one, half of the slabs
 // each; then group g of block 1 - g sends its sums to group g of block g, which finishes.
 //
@@ -22,107 +26,28 @@
 // special function units (16 a cycle), loading 41 KiB from L2 about 650 (64 bytes a cycle): both
 // are hidden. wgmma reads 2 KiB of A and 4 KiB of B in 64 cycles: 96 of shared memory's 128 bytes a
 // cycle.
-#include <cuda.h>
-
 #include <algorithm>
+#include <type_traits>
 
 #include "core/cat.h"
 #include "cuda/kernels/hopper_activate.cuh"
+#include "cuda/kernels/hopper_conv.cuh"
 #include "cuda/kernels/hopper_moments.cuh"
 #include "cuda/kernels/launch.cuh"
-#include "cuda/kernels/ptx.cuh"
 #include "cuda/kernels/store.cuh"
 #include "cuda/kernels/tensor_map.h"
 
 namespace calotype::cuda {
 namespace {
 
-constexpr int kTile = kHopperTile;
-constexpr int kStageBytes = 41 * 1024;  // 18 x 18 x 128 bytes, rounded up to 1 KiB,
-                                        // which the swizzle is aligned to
-constexpr int kWeightStages = 4;
-constexpr int kHalfBytes = 8 * kTile * 128;  // staged output: 8 x 16 pixels, 64 channels
-constexpr int kThreads = 512;
-// 128 threads each: (40 + 104 + 2 * 184) * 128 = 65536, all registers.
-constexpr int kLoadRegisters = 40, kActivateRegisters = 104, kMultiplyRegisters = 184;
-
-// Nanoseconds between looks at a barrier that is waited for for a whole tile, 10 us or more.
-constexpr unsigned kOutputSleep = 200;
-
-struct Kernel {
-  CUtensorMap x[4];             // kDown: the phases of the input; else only x[0]
-  CUtensorMap y[4];             // kUp: the phases of the output; else only y[0]
-  CUtensorMap weights, beside;  // beside: the residual or the shortcut's input
-  Mode mode;
-  int pictures, height, width;  // of the outputs of one phase
-  int in_height, in_width, rows_above;
-  int tiles_x, tiles_y, column_tiles;  // column_tiles: of one phase
-  int weight_rows;                     // of all phases
-  int slabs, shortcut_slabs;           // slabs: of one input phase
-  int pairs;                           // of the shortcut's slabs
-  int channels;                        // of the output
-  bool has_residual, to_store;
-  int stagger;  // cycles
-  const float* bias;
-  Affine affine;
-  Store store;
-  Partials stats;
-};
-
-// Which tile number `t` is: column tiles change fastest, so that blocks that run together read the
-// same pixels from L2.
-struct TileIndex {
-  int x, y, picture, phase, column;
-
-  __device__ TileIndex(const Kernel& p, int t) {
-    const int columns = p.column_tiles * output_phases(p.mode);
-    const int nt = t % columns;
-    int rest = t / columns;
-    phase = nt / p.column_tiles;
-    column = nt - phase * p.column_tiles;
-    x = rest % p.tiles_x;
-    rest /= p.tiles_x;
-    y = rest % p.tiles_y;
-    picture = rest / p.tiles_y;
-  }
-};
-
-template <int kColumns>
-struct Layout {
-  static constexpr int kInputStages = kColumns == 128 ? 2 : 4;
-  static constexpr int kWeightBytes = kColumns * 128;
-  static constexpr int kWeights = kInputStages * kStageBytes;
-  static constexpr int kStaging = kWeights + kWeightStages * kWeightBytes;
-  static constexpr int kBytes = kStaging + (kColumns == 128 ? 4 * kHalfBytes : 0) + 1024;
-};
-
-template <int kInputStages>
-struct Barriers {
-  uint64_t loaded[kInputStages], ready[kInputStages], input_free[kInputStages];
-  uint64_t weights_loaded[kWeightStages], weights_free[kWeightStages];
-  // The staged output of each multiplying group: may be written or, of a shortcut, read; has been
-  // written; a pair of the shortcut's slabs has been read.
-  uint64_t staging_ready[2], staged[2], pair_free[2];
-  // kSplit: the other block's memory may be written; this one's has been.
-  uint64_t may_send, received;
-};
-
-// Pairs of the shortcut's slabs that are multiplied after slab s of `slabs`.
-__device__ __forceinline__ int pairs_after(int s, int slabs, int pairs) {
-  return (s + 1) * pairs / slabs - s * pairs / slabs;
-}
-
-__device__ __forceinline__ uint32_t address(const uint64_t& barrier) {
-  return shared_address(&barrier);
-}
-
-template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit>
+template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit, bool kFp8>
 __global__ void __launch_bounds__(kThreads, 1)
-    hopper_conv_kernel(const __grid_constant__ Kernel p) {
+    hopper_conv_kernel(const __grid_constant__ HopperConv p) {
   using L = Layout<kColumns>;
   constexpr int kInputStages = L::kInputStages;
   constexpr bool kStaged = kColumns == 128;
-  static_assert(kStaged || !kSplit);
+  static_assert(kStaged || (!kSplit && !kFp8));
+  static_assert(kNorm || !kFp8);
   extern __shared__ uint8_t dynamic[];
   __shared__ __align__(8) Barriers<kInputStages> barriers;
   __shared__ BlockMoments moments;  // taken only where kStaged uses it
@@ -177,30 +102,33 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp == 0 && lane == 0) {  // weights: they depend on no other grid
       const int taps = taps_per_slab(p.mode), main_blocks = p.slabs * taps;
       Ring<kWeightStages> ring(1);
-      const auto load = [&](int first, int count, int column_row) {
+      const auto load = [&](const CUtensorMap& map, int bytes, int first, int count,
+                            int column_row) {
         int row = first * p.weight_rows + column_row;
         for (int k = 0; k < count; k++, row += p.weight_rows) {
           const uint32_t loaded = address(barriers.weights_loaded[ring.stage]);
           barrier_wait(address(barriers.weights_free[ring.stage]), ring.parity);
-          barrier_expect(loaded, L::kWeightBytes);
-          tma_load(weights + ring.stage * L::kWeightBytes, &p.weights, loaded, 0, row);
+          barrier_expect(loaded, bytes);
+          tma_load(weights + ring.stage * L::kWeightBytes, &map, loaded, 0, row);
           ring.next();
         }
       };
+      constexpr int kBytes = kFp8 ? L::kWeightBytes / 2 : L::kWeightBytes;
       for (int t = first_tile; t < tiles; t += tile_step) {
         const int column_row = t % columns * kColumns;
         if (p.pairs == 0) {
           const int first = first_slab * taps;  // kSplit: taps a slab, else 0
-          load(first, kSplit ? (end_slab - first_slab) * taps : main_blocks, column_row);
+          load(p.weights, kBytes, first, kSplit ? (end_slab - first_slab) * taps : main_blocks,
+               column_row);
           continue;
         }
         // Every phase of kDown has its own count of taps; a shortcut comes with kSame alone.
         int shortcut = 0;
         for (int s = 0; s < all_slabs; s++) {
-          load(s * taps, taps, column_row);
+          load(p.weights, kBytes, s * taps, taps, column_row);
           const int count =
               min(2 * pairs_after(s, all_slabs, p.pairs), p.shortcut_slabs - shortcut);
-          load(main_blocks + shortcut, count, column_row);
+          load(p.shortcut_weights, L::kWeightBytes, shortcut, count, column_row);
           shortcut += count;
         }
       }
@@ -290,12 +218,12 @@ __global__ void __launch_bounds__(kThreads, 1)
           const bool halved = p.mode == Mode::kDown;
           const int height = halved ? (p.in_height - (phase >> 1) + 1) / 2 : p.in_height;
           const int width = halved ? (p.in_width - (phase & 1) + 1) / 2 : p.in_width;
-          activate_slab<T, 128>(stages + ring.stage * kStageBytes,
-                                p.affine.data + int64_t{tile.picture} * p.affine.stride +
-                                    (s - phase * p.slabs) * kSlab,
-                                side, tile.y * kTile + origin + p.rows_above,
-                                tile.x * kTile + origin, height, width,
-                                address(barriers.loaded[ring.stage]), ring.parity);
+          activate_slab<T, 128, kFp8>(stages + ring.stage * kStageBytes,
+                                      p.affine.data + int64_t{tile.picture} * p.affine.stride +
+                                          (s - phase * p.slabs) * kSlab,
+                                      side, tile.y * kTile + origin + p.rows_above,
+                                      tile.x * kTile + origin, height, width,
+                                      address(barriers.loaded[ring.stage]), ring.parity);
           fence_to_async();
           barrier_arrive(address(barriers.ready[ring.stage]));
           ring.next();
@@ -309,7 +237,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     wait_for_previous_grid();
     // Of the tile's 16 rows of pixels this group has eight: two m64, of the left and right eight
     // columns; rows of a m64 are (pixel row, column).
-    constexpr uint32_t kWeightForm = descriptor_form(8 * 128);
     float sums[2][kColumns / 2];
     Ring<kInputStages> input(0);
     Ring<kWeightStages> weight(0);
@@ -327,18 +254,26 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (used & kPair) barrier_arrive(address(barriers.pair_free[g]));
       };
       // One tap of a slab; `left`: the first pixel of the left eight columns.
-      const auto multiply = [&](uint32_t left, uint32_t form) {
+      const auto multiply = [&](uint32_t left, uint32_t form, auto fp8) {
         const uint32_t a0 = descriptor_start(left);
         const uint32_t a1 = descriptor_start(left + 8 * 128);
         const uint32_t b = descriptor_start(weights + weight.stage * L::kWeightBytes);
         barrier_wait(address(barriers.weights_loaded[weight.stage]), weight.parity);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < kSteps; k++) {
+        for (int k = 0; k < (fp8 ? 2 : kSteps); k++) {
           const uint32_t along = k * kDescriptorStep;
-          const uint64_t columns = descriptor(b + along, kWeightForm);
-          wgmma<T, kColumns>(sums[0], descriptor(a0 + along, form), columns, add);
-          wgmma<T, kColumns>(sums[1], descriptor(a1 + along, form), columns, add);
+          const uint64_t columns =
+              descriptor(b + along, fp8 ? descriptor_form64(8 * 64) : descriptor_form(8 * 128));
+          const uint64_t rows0 = descriptor(a0 + along, form);
+          const uint64_t rows1 = descriptor(a1 + along, form);
+          if constexpr (fp8) {
+            wgmma_fp8(sums[0], rows0, columns, add);
+            wgmma_fp8(sums[1], rows1, columns, add);
+          } else {
+            wgmma<T, kColumns>(sums[0], rows0, columns, add);
+            wgmma<T, kColumns>(sums[1], rows1, columns, add);
+          }
           add = 1;
         }
         wgmma_commit();
@@ -363,7 +298,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         const uint32_t box = base + input.stage * kStageBytes + g * 8 * pitch;
         for (int i = 0; i < taps.ny; i++) {
           for (int j = 0; j < taps.nx; j++) {
-            multiply(box + (taps.oy + i) * pitch + (taps.ox + j) * 128, form);
+            multiply(box + (taps.oy + i) * pitch + (taps.ox + j) * 128, form,
+                     std::bool_constant<kFp8>());
           }
         }
         used |= input.stage << 2 | kInput;
@@ -378,9 +314,9 @@ __global__ void __launch_bounds__(kThreads, 1)
             }
             barrier_wait(address(barriers.staging_ready[g]), ready_parity);
             ready_parity ^= 1;
-            multiply(slab, descriptor_form(kTile * 128));
+            multiply(slab, descriptor_form(kTile * 128), std::false_type());
             if (2 * pair + 1 < p.shortcut_slabs) {
-              multiply(slab + kHalfBytes, descriptor_form(kTile * 128));
+              multiply(slab + kHalfBytes, descriptor_form(kTile * 128), std::false_type());
             }
             if (pair + 1 < p.pairs) used |= kPair;
           }
@@ -445,6 +381,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       } else {
         const uint32_t staging = base + L::kStaging + g * 2 * kHalfBytes;
         const bool with_stats = p.stats.data != nullptr;
+        [[maybe_unused]] const float* factors = p.scale + tile.column * kColumns + 2 * quad;
         float partial[32];
         bool inside[4];
         uint32_t at[4];
@@ -460,14 +397,16 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int j = 0; j < 16; j++) {
           const float2 add_bias = __ldg(reinterpret_cast<const float2*>(bias + 8 * j));
+          float2 scale = make_float2(1, 1);
+          if constexpr (kFp8) scale = __ldg(reinterpret_cast<const float2*>(factors + 8 * j));
           // The swizzle of TMA: chunk ^ (row % 8), and a row is a pixel.
           const uint32_t chunk = (j >> 3) * kHalfBytes + (((j & 7) ^ row8) << 4);
           float sum = 0, squares = 0;
 #pragma unroll
           for (int i = 0; i < 4; i++) {
             const int m = i >> 1, h = i & 1;
-            float2 v = make_float2(sums[m][4 * j + 2 * h] + add_bias.x,
-                                   sums[m][4 * j + 2 * h + 1] + add_bias.y);
+            float2 v = make_float2(fmaf(sums[m][4 * j + 2 * h], scale.x, add_bias.x),
+                                   fmaf(sums[m][4 * j + 2 * h + 1], scale.y, add_bias.y));
             if (p.has_residual) {
               uint32_t pair;
               asm volatile("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(at[i] + chunk));
@@ -501,12 +440,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (kSplit) cluster_sync();  // no block leaves while the other may write to it
 }
 
-int64_t tiles_of(const Kernel& p) {
+int64_t tiles_of(const HopperConv& p) {
   return int64_t{p.pictures} * p.tiles_y * p.tiles_x * p.column_tiles * output_phases(p.mode);
 }
 
-Kernel describe(const Conv& conv) {
-  Kernel p = {};
+HopperConv describe(const Conv& conv) {
+  HopperConv p = {};
   const bool halved = conv.mode == Mode::kUp;
   p.mode = conv.mode;
   p.pictures = conv.y.n;
@@ -526,30 +465,32 @@ Kernel describe(const Conv& conv) {
   p.has_residual = static_cast<bool>(conv.residual);
   p.to_store = conv.row_tile != 128;
   p.bias = conv.bias;
+  p.scale = conv.scale;
   p.affine = conv.affine;
   p.store = conv.store;
   p.stats = conv.stats;
   return p;
 }
 
-bool splits(const Kernel& p, const Machine& machine) {
+bool splits(const HopperConv& p, const Machine& machine) {
   return !p.to_store &&
          hopper_splits(p.mode, tiles_of(p), p.slabs, p.shortcut_slabs, machine.processors);
 }
 
-template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit = false>
-void launch_kernel(const Kernel& p, const Machine& machine) {
+template <class T, int kColumns, bool kNorm, int kSteps, bool kSplit = false, bool kFp8 = false>
+void launch_kernel(const HopperConv& p, const Machine& machine) {
   const int64_t tiles = tiles_of(p);
   if (tiles > INT32_MAX) {
     fail(ErrorCode::kUnsupported, "the batch is too large for the GPU: ", tiles, " tiles");
   }
   const auto blocks = static_cast<unsigned>(hopper_blocks(tiles, kSplit, machine.processors));
   const Shape3 shape = {dim3(blocks), dim3(kThreads), Layout<kColumns>::kBytes, kSplit ? 2u : 1u};
-  launch("hopper_conv", hopper_conv_kernel<T, kColumns, kNorm, kSteps, kSplit>, shape, machine, p);
+  launch("hopper_conv", hopper_conv_kernel<T, kColumns, kNorm, kSteps, kSplit, kFp8>, shape,
+         machine, p);
 }
 
 template <class T, int kColumns>
-void launch_columns(const Kernel& p, bool few_channels, const Machine& machine) {
+void launch_columns(const HopperConv& p, bool few_channels, const Machine& machine) {
   if constexpr (kColumns == 128) {
     if (splits(p, machine)) {
       return p.affine ? launch_kernel<T, kColumns, true, 4, true>(p, machine)
@@ -566,7 +507,7 @@ void launch_columns(const Kernel& p, bool few_channels, const Machine& machine) 
 }
 
 template <class T>
-void launch_element(const Kernel& p, int row_tile, bool few_channels, const Machine& machine) {
+void launch_element(const HopperConv& p, int row_tile, bool few_channels, const Machine& machine) {
   switch (row_tile) {
     case 8:
       return launch_columns<T, 8>(p, few_channels, machine);
@@ -582,7 +523,7 @@ void launch_element(const Kernel& p, int row_tile, bool few_channels, const Mach
 }  // namespace
 
 void hopper_conv(const Conv& conv, const Machine& machine) {
-  Kernel p = describe(conv);
+  HopperConv p = describe(conv);
   if (conv.shortcut && (p.to_store || conv.residual || p.mode != Mode::kSame)) {
     fail(ErrorCode::kInternal, "hopper_conv has shortcuts of 3x3 convolutions between activations");
   }
@@ -591,8 +532,15 @@ void hopper_conv(const Conv& conv, const Machine& machine) {
   for (int i = 0; i < input_phases(p.mode); i++) {
     p.x[i] = picture_map(e, conv.x, side, side, p.mode == Mode::kDown ? i : -1);
   }
-  const int blocks = p.slabs * taps_per_slab(p.mode) + p.shortcut_slabs;
-  p.weights = weight_map(e, conv.weights, int64_t{blocks} * p.weight_rows, conv.row_tile);
+  const int64_t rows = int64_t{p.slabs} * taps_per_slab(p.mode) * p.weight_rows;
+  const bool fp8 = conv.scale != nullptr;
+  p.weights = fp8 ? fp8_weight_map(conv.weights, rows, conv.row_tile)
+                  : weight_map(e, conv.weights, rows, conv.row_tile);
+  if (conv.shortcut) {
+    const char* beside = static_cast<const char*>(conv.weights) + rows * kSlab * (fp8 ? 1 : 2);
+    p.shortcut_weights =
+        weight_map(e, beside, int64_t{p.shortcut_slabs} * p.weight_rows, conv.row_tile);
+  }
   if (!p.to_store) {
     for (int i = 0; i < output_phases(p.mode); i++) {
       p.y[i] = picture_map(e, conv.y, kTile, 8, p.mode == Mode::kUp ? i : -1);
@@ -603,7 +551,13 @@ void hopper_conv(const Conv& conv, const Machine& machine) {
     p.stagger = tiles_of(p) >= 2 * machine.processors ? 4000 : 0;
   }
   const bool few_channels = conv.x.c <= 16 && (!conv.shortcut || conv.shortcut.c <= 16);
-  if (e == Element::kF16) {
+  if (fp8) {
+    if (e != Element::kBF16 || p.to_store || p.mode != Mode::kSame || !p.affine) {
+      fail(ErrorCode::kInternal, "hopper_conv has e4m3 for normed 3x3 convolutions in bf16");
+    }
+    splits(p, machine) ? launch_kernel<bf16, 128, true, 4, true, true>(p, machine)
+                       : launch_kernel<bf16, 128, true, 4, false, true>(p, machine);
+  } else if (e == Element::kF16) {
     launch_element<f16>(p, conv.row_tile, few_channels, machine);
   } else {
     launch_element<bf16>(p, conv.row_tile, few_channels, machine);

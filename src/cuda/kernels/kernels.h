@@ -94,7 +94,10 @@ struct Conv {
   int weight_rows = 0;            // of one output phase: output channels, rounded up to row_tile
   int row_tile = 0;
   const float* bias = nullptr;  // [weight_rows]
-  Pictures y;                   // always its shape; data is null where `store` is used
+  // Where x is activated to e4m3 and its weights are e4m3 (see pack_fp8): what sums are multiplied
+  // by, [weight_rows]. hopper_conv alone, bf16, kSame, with a norm, between activations.
+  const float* scale = nullptr;
+  Pictures y;  // always its shape; data is null where `store` is used
   Store store;
   Partials stats;  // data is null where nobody asks
 };
@@ -211,6 +214,10 @@ struct PackConv {
   void* packed = nullptr;
 };
 void pack_conv(const PackConv& call, const Machine& machine);
+// The same in e4m3, each output channel times a power of two that fills its range; the shortcut's
+// weights stay bf16, times the same. scale[rows]: the inverse.
+// kSame.
+void pack_fp8(const PackConv& call, float* scale, const Machine& machine);
 
 // c = alpha * op(a) b, [c][c] each, a and b in float32, sums in float64; op transposes where asked.
 // As a vector: b is [c], c is [c].

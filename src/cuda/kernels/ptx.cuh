@@ -186,12 +186,17 @@ __host__ __device__ constexpr uint32_t descriptor_form(uint32_t row_group) {
   constexpr uint32_t kSwizzle128 = 1u << 30;
   return (row_group >> 4) | kSwizzle128;
 }
+// Of rows of 64 bytes, swizzled by 64.
+__host__ __device__ constexpr uint32_t descriptor_form64(uint32_t row_group) {
+  constexpr uint32_t kSwizzle64 = 2u << 30;
+  return (row_group >> 4) | kSwizzle64;
+}
 __device__ __forceinline__ uint64_t descriptor(uint32_t start, uint32_t form) {
   uint64_t d;
   asm("mov.b64 %0, {%1, %2};" : "=l"(d) : "r"(start), "r"(form));
   return d;
 }
-// Sixteen channels further.
+// Sixteen channels further, or 32 of one byte.
 inline constexpr uint32_t kDescriptorStep = 32 >> 4;
 
 __device__ __forceinline__ void wgmma_fence() {
@@ -258,6 +263,22 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], uint64_t a, uint
       CALOTYPE_WGMMA_128("f16");
     }
   }
+}
+
+// d[64][128] += a[64][32] b[128][32]^T of e4m3.
+template <int kSums>
+__device__ __forceinline__ void wgmma_fp8(float (&d)[kSums], uint64_t a, uint64_t b, int add) {
+  static_assert(kSums == 64);
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3"
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
+      "%64, %65, add, 1, 1;\n}\n"
+      : CALOTYPE_D16(0), CALOTYPE_D16(16), CALOTYPE_D16(32), CALOTYPE_D16(48)
+      : "l"(a), "l"(b), "r"(add));
 }
 #undef CALOTYPE_WGMMA_8
 #undef CALOTYPE_WGMMA_32

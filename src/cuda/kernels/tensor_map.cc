@@ -30,18 +30,25 @@ Encode encode_function() {
 }
 
 template <size_t kRank>
-CUtensorMap encode(Element element, const void* data, const cuuint64_t (&sizes)[kRank],
-                   const cuuint64_t (&strides)[kRank - 1], const cuuint32_t (&box)[kRank]) {
+CUtensorMap encode(CUtensorMapDataType type, CUtensorMapSwizzle swizzle, const void* data,
+                   const cuuint64_t (&sizes)[kRank], const cuuint64_t (&strides)[kRank - 1],
+                   const cuuint32_t (&box)[kRank]) {
   CUtensorMap map;
   const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  const CUtensorMapDataType type =
-      element == Element::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   const CUresult result =
       encode_function()(&map, type, kRank, const_cast<void*>(data), sizes, strides, box, steps,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   check_driver(result, "cuTensorMapEncodeTiled");
   return map;
+}
+
+template <size_t kRank>
+CUtensorMap encode(Element element, const void* data, const cuuint64_t (&sizes)[kRank],
+                   const cuuint64_t (&strides)[kRank - 1], const cuuint32_t (&box)[kRank]) {
+  return encode(
+      element == Element::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+      CU_TENSOR_MAP_SWIZZLE_128B, data, sizes, strides, box);
 }
 
 cuuint64_t u64(int64_t v) { return static_cast<cuuint64_t>(v); }
@@ -69,6 +76,14 @@ CUtensorMap weight_map(Element element, const void* data, int64_t rows, int box_
   const cuuint64_t strides[1] = {2 * kSlab};
   const cuuint32_t box[2] = {kSlab, static_cast<cuuint32_t>(box_rows)};
   return encode(element, data, sizes, strides, box);
+}
+
+CUtensorMap fp8_weight_map(const void* data, int64_t rows, int box_rows) {
+  const cuuint64_t sizes[2] = {kSlab, u64(rows)};
+  const cuuint64_t strides[1] = {kSlab};
+  const cuuint32_t box[2] = {kSlab, static_cast<cuuint32_t>(box_rows)};
+  return encode(CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_64B, data, sizes, strides,
+                box);
 }
 
 CUtensorMap matrix_map(Element element, const void* data, int64_t n, int64_t n_pitch, int64_t rows,

@@ -15,6 +15,8 @@ CUtensorMap picture_map(Element element, const Pictures& pictures, int box_w, in
                         int phase = -1);
 // Rows of 64 elements, one after the other: (element, row).
 CUtensorMap weight_map(Element element, const void* data, int64_t rows, int box_rows);
+// The same of e4m3: rows of 64 bytes, swizzled by 64.
+CUtensorMap fp8_weight_map(const void* data, int64_t rows, int box_rows);
 // Matrices [n][rows][columns], rows `pitch` elements apart, as (column, row, n, 0); a box is 64
 // columns of `box_rows` rows.
 CUtensorMap matrix_map(Element element, const void* data, int64_t n, int64_t n_pitch, int64_t rows,

@@ -62,6 +62,10 @@ inline int64_t packed_elements(Mode mode, int in, int shortcut_in, int rows) {
   return (int64_t{slabs_of(in)} * taps_per_slab(mode) + slabs_of(shortcut_in)) * rows *
          output_phases(mode) * kSlab;
 }
+// Bytes of the same as pack_fp8 leaves it.
+inline int64_t fp8_packed_bytes(Mode mode, int in, int shortcut_in, int rows) {
+  return packed_elements(mode, in, 0, rows) + 2 * int64_t{slabs_of(shortcut_in)} * rows * kSlab;
+}
 // Floats of HopperAttention::sums.
 inline int64_t hopper_attention_sums(int64_t rows, int64_t tokens) {
   return rows * ((tokens + 127) / 128);
