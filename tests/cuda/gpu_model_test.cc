@@ -92,6 +92,41 @@ TEST_F(GpuModel, a_bound_on_memory_splits_the_batch_and_changes_nothing_else) {
   }
 }
 
+// Device memory for a test.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(size_t bytes) { EXPECT_EQ(cudaMalloc(&data_, bytes), cudaSuccess); }
+  ~DeviceMemory() { cudaFree(data_); }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+// What is in device memory before: no kernel may read what none has written.
+TEST_F(GpuModel, the_past_of_the_memory_changes_nothing) {
+  for (const Precision precision : {Precision::kBF16, Precision::kFP8, Precision::kF32}) {
+    std::vector<Tensor> images;
+    for (const int byte : {0, 0xff}) {  // zeros, NaN
+      {
+        const DeviceMemory past(size_t{4} << 30);
+        ASSERT_EQ(cudaMemset(past.data(), byte, size_t{4} << 30), cudaSuccess);
+        ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      }
+      random_ = Random(test_seed(1));
+      const AutoencoderKL vae(random_model(small(), 1));
+      images.push_back(vae.decode(latents(vae, 3, 11, 9), on(Backend::kCuda, precision)));
+      images.push_back(vae.encode(images.back(), on(Backend::kCuda, precision)).mean);
+    }
+    for (size_t i = 0; i < 2; i++) {
+      const std::span<const float> zeros = images[i].values(), nans = images[i + 2].values();
+      EXPECT_TRUE(std::equal(zeros.begin(), zeros.end(), nans.begin()));
+    }
+  }
+}
+
 TEST_F(GpuModel, threads_may_share_a_model) {
   const AutoencoderKL vae(random_model(small(), 1));
   std::vector<Tensor> inputs, expected;
@@ -139,19 +174,6 @@ TEST_F(GpuModel, reports_progress_and_layers_and_stops_when_told) {
   const Tensor again = vae.decode(z, on(Backend::kCuda));
   EXPECT_TRUE(std::equal(image.values().begin(), image.values().end(), again.data()));
 }
-
-// Device memory for a test.
-class DeviceMemory {
- public:
-  explicit DeviceMemory(size_t bytes) { EXPECT_EQ(cudaMalloc(&data_, bytes), cudaSuccess); }
-  ~DeviceMemory() { cudaFree(data_); }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-  void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
 
 TEST_F(GpuModel, works_on_device_memory_of_any_strides_on_the_callers_stream) {
   const AutoencoderKL vae(random_model(small(), 1));
