@@ -85,6 +85,7 @@ struct Plan {
   int64_t planned_peak_bytes = 0;  // all that RunOptions::memory counts
   int64_t minimum_bytes = 0;       // the smallest RunOptions::memory that works
   int64_t memory_bytes = 0;        // the bound that was planned for
+  int64_t host_bytes = 0;          // on a GPU: of host memory, for what its own does not hold
   int64_t spilled_bytes = 0;       // written to the scratch file, in all
   double seconds = 0;              // expected; 0 where that is not known (some GPUs)
   Shape latents;                   // of the scaled latents, NHWC

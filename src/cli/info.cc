@@ -75,6 +75,7 @@ Json plan_json(const std::optional<Plan>& plan) {
           {"planned_peak_bytes", plan->planned_peak_bytes},
           {"minimum_bytes", plan->minimum_bytes},
           {"memory_bytes", plan->memory_bytes},
+          {"host_bytes", plan->host_bytes},
           {"spilled_bytes", plan->spilled_bytes},
           {"expected_s", plan->seconds > 0 ? Json(plan->seconds) : Json()}};
 }
@@ -155,6 +156,9 @@ void print_plan(const Report& report, const std::string& job, const Size& size,
   const auto again = [](double flop) {
     return flop > 0 ? ", " + format_flop(flop) + " computed again" : std::string();
   };
+  const auto beside = [](int64_t bytes) {
+    return bytes > 0 ? ", " + format_bytes(bytes) + " of host memory" : std::string();
+  };
   const auto spilled = [](int64_t bytes) {
     return bytes > 0 ? ", " + format_bytes(bytes) + " spilled" : std::string();
   };
@@ -163,7 +167,7 @@ void print_plan(const Report& report, const std::string& job, const Size& size,
                 (plan->seconds > 0 ? ", about " + format_seconds(plan->seconds) : ""));
   print_row(report, "",
             "peak memory " + format_bytes(plan->planned_peak_bytes) + " planned" +
-                again(plan->flop_again) + spilled(plan->spilled_bytes));
+                again(plan->flop_again) + beside(plan->host_bytes) + spilled(plan->spilled_bytes));
   print_row(report, "",
             "budget " + format_bytes(plan->memory_bytes) + ", smallest that works " +
                 std::to_string(plan->minimum_bytes) + " (" + format_bytes(plan->minimum_bytes) +

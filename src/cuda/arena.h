@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -41,10 +42,13 @@ class Arena {
     std::vector<const Item*> placed;
     for (const size_t i : order) {
       Item& item = items_[i];
-      // It moves up past one neighbour after another until it is in nobody's way.
+      std::vector<const Item*> neighbours;
+      std::ranges::copy_if(placed, std::back_inserter(neighbours),
+                           [&](const Item* other) { return lives_with(item, *other); });
+      // It moves up past one after another until it is in nobody's way.
       for (bool moved = true; moved;) {
         moved = false;
-        for (const Item* other : placed) {
+        for (const Item* other : neighbours) {
           const int64_t past = collision(item, *other);
           if (past >= 0) {
             item.offset = past;
@@ -74,6 +78,11 @@ class Arena {
     return checked_add(bytes, kAlignment - 1) / kAlignment * kAlignment;
   }
   Item& at(int64_t item) { return items_[static_cast<size_t>(item)]; }
+
+  static bool lives_with(const Item& a, const Item& b) {
+    return a.spans.front().first <= b.spans.back().last &&
+           b.spans.front().first <= a.spans.back().last;
+  }
 
   // Where `item` is past `other`, if the two meet at its present offset; else -1.
   static int64_t collision(const Item& item, const Item& other) {

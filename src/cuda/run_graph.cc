@@ -1,242 +1,224 @@
 #include "cuda/run_graph.h"
 
 #include "core/cat.h"
+#include "cuda/runner.h"
 
 namespace calotype::cuda {
-namespace {
 
-class Runner {
- public:
-  Runner(const GraphRun& run, const Machine& machine)
-      : run_(run), graph_(*run.graph), plan_(*run.plan), machine_(machine) {}
-
-  void run() {
-    import();
-    for (size_t i = 0; i < graph_.nodes().size(); i++) {
-      const Node& node = graph_.nodes()[i];
-      const LayerScope layer(name_of(node));
-      if (const auto* conv = std::get_if<ConvNode>(&node)) {
-        this->conv(*conv, i);
-      } else {
-        attention(std::get<AttentionNode>(node), i);
-      }
-      if (run_.launched) run_.launched(i);
-    }
-  }
-
- private:
-  const ActivationPlan& at(Activation a) const {
-    return plan_.activations[static_cast<size_t>(a.id)];
-  }
-  template <class T = void>
-  T* memory(const Place& place) const {
-    if (place.offset < 0) return nullptr;
-    return reinterpret_cast<T*>(static_cast<char*>(run_.arena) + place.offset);
-  }
-  // Data is null for the graph's output.
-  Pictures pictures(Activation a) const {
-    const Extent e = graph_.extent(a);
-    return {memory(at(a).place),   run_.batch,   static_cast<int>(e.h), static_cast<int>(e.w),
-            static_cast<int>(e.c), at(a).stride, at(a).planar};
-  }
-  Partials partials(Activation a) const {
-    const ActivationPlan& plan = at(a);
-    return {memory<Moments>(plan.moments), plan.slots, plan.units, plan.width};
-  }
-  Affine affine(Activation a, const NormWeights& norm) {
-    const Pictures x = pictures(a);
-    auto* to = memory<float2>(plan_.affine);
-    const int stride = static_cast<int>(plan_.affine_stride);
-    finish_norm(partials(a), x.n, x.c, norm, to, stride, machine_);
-    return {to, stride};
-  }
-
-  void import() {
-    const LayerScope layer("the input");
-    Import call;
-    call.element = run_.element;
-    call.a = run_.input.data;
-    call.dtype = run_.input.dtype;
-    call.strides = run_.input.strides;
-    call.patch = run_.patch;
-    call.affine = run_.input_affine;
-    call.y = pictures(graph_.input());
-    import_pictures(call, machine_);
-  }
-
-  void launch_conv(Conv call, const ConvPlan& plan, const ConvWeights& weights, Activation y) {
-    call.element = run_.element;
-    call.mode = plan.mode;
-    call.weights = weights.packed;
-    call.bias = weights.bias;
-    call.scale = weights.scale;
-    call.weight_rows = plan.weight_rows;
-    call.row_tile = plan.row_tile;
-    call.y = pictures(y);
-    if (!call.y) call.store = {run_.output.data, run_.output.dtype, run_.output.strides};
-    const bool wants_stats = graph_.stats_groups(y) > 0;
-    if (wants_stats && at(y).fused) call.stats = partials(y);
-    switch (plan.path) {
-      case Path::kHopper:
-        (is_hopper_conv_out(call) ? hopper_conv_out : hopper_conv)(call, machine_);
-        break;
-      case Path::kMma:
-        mma_conv(call, machine_);
-        break;
-      case Path::kSimt:
-        simt_conv(call, machine_);
-        break;
-    }
-    if (wants_stats && !at(y).fused) {
-      channel_moments(run_.element, call.y, partials(y), machine_);
-    }
-  }
-
-  void conv(const ConvNode& node, size_t i) {
-    const NodeWeights& weights = run_.weights->node(i);
-    Conv call;
-    call.x = pictures(node.x);
-    if (node.norm) call.affine = affine(node.x, weights.norm);
-    if (node.residual) (node.shortcut ? call.shortcut : call.residual) = pictures(*node.residual);
-    launch_conv(call, plan_.nodes[i].conv, weights.conv, node.y);
-  }
-
-  void attention(const AttentionNode& node, size_t i) {
-    const AttentionPlan& plan = *plan_.nodes[i].attention;
-    const NodeWeights& weights = run_.weights->node(i);
-    const Pictures x = pictures(node.x);
-    Pictures normed = x, queries = x;
-    normed.data = memory(plan.normed);
-    queries.data = memory(plan.query_rows);
-    normed.planar = queries.planar = plan.hopper;
-    if (!plan.hopper) normed.stride = run_.element == Element::kF32 ? x.c : (x.c + 7) / 8 * 8;
-    queries.stride = normed.stride;
-
-    ApplyNorm apply;
-    apply.element = run_.element;
-    apply.x = x;
-    apply.y = normed;
-    apply.affine = affine(node.x, weights.norm);
-    apply.transposed = memory(plan.transposed);
-    apply.transposed_stride = plan.pitch;
-    apply.largest = memory<unsigned>(plan.largest);
-    if (apply.largest != nullptr) {
-      check(cudaMemsetAsync(apply.largest, 0, sizeof(unsigned) * static_cast<size_t>(x.n),
-                            machine_.stream),
-            "cudaMemsetAsync");
-    }
-    apply_norm(apply, machine_);
-
-    Conv query;
-    query.x = normed;
-    query.element = run_.element;
-    query.mode = Mode::kPoint;
-    query.weights = weights.conv.packed;
-    query.bias = weights.conv.bias;
-    query.weight_rows = plan.query.weight_rows;
-    query.row_tile = plan.query.row_tile;
-    query.y = queries;
-    switch (plan.query.path) {
-      case Path::kHopper:
-        hopper_conv(query, machine_);
-        break;
-      case Path::kMma:
-        mma_conv(query, machine_);
-        break;
-      case Path::kSimt:
-        simt_conv(query, machine_);
-        break;
-    }
-
-    if (plan.bounded) {
-      mix_bounded(plan, normed, queries);
+void Runner::run() {
+  if (at(graph_.input()).home == Home::kDevice) import(run_.input, pictures(graph_.input()));
+  for (size_t i = 0; i < graph_.nodes().size(); i++) {
+    const Node& node = graph_.nodes()[i];
+    const LayerScope layer(name_of(node));
+    if (plan_.nodes[i].strips) {
+      conv_by_strips(i);
+    } else if (const auto* conv = std::get_if<ConvNode>(&node)) {
+      this->conv(*conv, i);
     } else {
-      mix(plan, normed, queries);
+      attention(std::get<AttentionNode>(node), i);
     }
+    if (run_.launched) run_.launched(i);
+  }
+}
 
-    Conv out;
-    out.x = queries;  // now the averages
-    out.residual = x;
-    launch_conv(out, plan.out, weights.out, node.y);
+Pictures Runner::pictures(Activation a) const {
+  const Extent e = graph_.extent(a);
+  const ActivationPlan& plan = at(a);
+  Pictures p;
+  if (plan.home == Home::kDevice) p.data = memory(plan.place);
+  p.n = run_.batch;
+  p.h = static_cast<int>(e.h);
+  p.w = static_cast<int>(e.w);
+  p.c = static_cast<int>(e.c);
+  p.stride = plan.stride;
+  p.planar = plan.planar;
+  return p;
+}
+
+Partials Runner::partials(Activation a) const {
+  const ActivationPlan& plan = at(a);
+  return {memory<Moments>(plan.moments), plan.slots, plan.units, plan.width, plan.slots};
+}
+
+Affine Runner::affine(Activation a, const NormWeights& norm, const Place& place) {
+  auto* to = memory<float2>(place);
+  const int stride = static_cast<int>(plan_.affine_stride);
+  const int channels = static_cast<int>(graph_.extent(a).c);
+  finish_norm(partials(a), run_.batch, channels, norm, to, stride, machine_);
+  return {to, stride};
+}
+
+void Runner::import(const DeviceArray& from, const Pictures& to) {
+  const LayerScope layer("the input");
+  Import call;
+  call.element = run_.element;
+  call.a = from.data;
+  call.dtype = from.dtype;
+  call.strides = from.strides;
+  call.patch = run_.patch;
+  call.affine = run_.input_affine;
+  call.y = to;
+  import_pictures(call, machine_);
+}
+
+Conv Runner::described(const ConvPlan& plan, const ConvWeights& weights) const {
+  Conv call;
+  call.element = run_.element;
+  call.mode = plan.mode;
+  call.weights = weights.packed;
+  call.bias = weights.bias;
+  call.scale = weights.scale;
+  call.weight_rows = plan.weight_rows;
+  call.row_tile = plan.row_tile;
+  return call;
+}
+
+void Runner::launch(const Conv& call, Path path) {
+  switch (path) {
+    case Path::kHopper:
+      return (is_hopper_conv_out(call) ? hopper_conv_out : hopper_conv)(call, machine_);
+    case Path::kMma:
+      return mma_conv(call, machine_);
+    case Path::kSimt:
+      return simt_conv(call, machine_);
+  }
+}
+
+void Runner::launch_conv(Conv call, const ConvPlan& plan, Activation y) {
+  call.y = pictures(y);
+  if (!call.y) call.store = {run_.output.data, run_.output.dtype, run_.output.strides};
+  const bool wants_stats = graph_.stats_groups(y) > 0;
+  if (wants_stats && at(y).fused) call.stats = partials(y);
+  launch(call, plan.path);
+  if (wants_stats && !at(y).fused) {
+    channel_moments(run_.element, call.y, partials(y), machine_);
+  }
+}
+
+void Runner::conv(const ConvNode& node, size_t i) {
+  if (plan_.nodes[i].skipped) return;
+  const NodeWeights& weights = run_.weights->node(i);
+  const ConvPlan& plan = plan_.nodes[i].conv;
+  Conv call = described(plan, weights.conv);
+  call.x = pictures(node.x);
+  if (node.norm) call.affine = affine(node.x, weights.norm, plan_.affine);
+  if (node.residual) (node.shortcut ? call.shortcut : call.residual) = pictures(*node.residual);
+  launch_conv(call, plan, node.y);
+}
+
+void Runner::attention(const AttentionNode& node, size_t i) {
+  const AttentionPlan& plan = *plan_.nodes[i].attention;
+  const NodeWeights& weights = run_.weights->node(i);
+  const Pictures x = pictures(node.x);
+  Pictures normed = x, queries = x;
+  normed.data = memory(plan.normed);
+  queries.data = memory(plan.query_rows);
+  normed.planar = queries.planar = plan.hopper;
+  if (!plan.hopper) normed.stride = run_.element == Element::kF32 ? x.c : (x.c + 7) / 8 * 8;
+  queries.stride = normed.stride;
+
+  ApplyNorm apply;
+  apply.element = run_.element;
+  apply.x = x;
+  apply.y = normed;
+  apply.affine = affine(node.x, weights.norm, plan_.affine);
+  apply.transposed = memory(plan.transposed);
+  apply.transposed_stride = plan.pitch;
+  apply.largest = memory<unsigned>(plan.largest);
+  if (apply.largest != nullptr) {
+    check(cudaMemsetAsync(apply.largest, 0, sizeof(unsigned) * static_cast<size_t>(x.n),
+                          machine_.stream),
+          "cudaMemsetAsync");
+  }
+  apply_norm(apply, machine_);
+
+  Conv query = described(plan.query, weights.conv);
+  query.x = normed;
+  query.y = queries;
+  launch(query, plan.query.path);
+
+  if (plan.bounded) {
+    mix_bounded(plan, normed, queries);
+  } else {
+    mix(plan, normed, queries);
   }
 
-  // queries = softmax2(queries normed^T) normed, some pictures and rows at a time.
-  void mix_bounded(const AttentionPlan& plan, const Pictures& normed, const Pictures& queries) {
-    const int tokens = static_cast<int>(normed.pixels());
-    for (int b = 0; b < normed.n; b += static_cast<int>(plan.pictures)) {
-      for (int row = 0; row < tokens; row += static_cast<int>(plan.rows)) {
-        BoundedAttention call;
-        call.x = normed;
-        call.q = queries;
-        call.transposed = memory(plan.transposed);
-        call.pitch = plan.pitch;
-        call.first_picture = b;
-        call.pictures = std::min(static_cast<int>(plan.pictures), normed.n - b);
-        call.first_row = row;
-        call.rows = std::min(static_cast<int>(plan.rows), tokens - row);
-        call.p = memory(plan.p);
-        call.sums = memory<float>(plan.sums);
-        call.bounds = memory<float>(plan.bounds);
-        call.scales = memory<float>(plan.scales);
-        call.largest = memory<unsigned>(plan.largest);
-        plan.hopper ? hopper_attention(call, machine_) : mma_attention(call, machine_);
-      }
+  Conv out = described(plan.out, weights.out);
+  out.x = queries;  // now the averages
+  out.residual = x;
+  launch_conv(out, plan.out, node.y);
+}
+
+// queries = softmax2(queries normed^T) normed, some pictures and rows at a time.
+void Runner::mix_bounded(const AttentionPlan& plan, const Pictures& normed,
+                         const Pictures& queries) {
+  const int tokens = static_cast<int>(normed.pixels());
+  for (int b = 0; b < normed.n; b += static_cast<int>(plan.pictures)) {
+    for (int row = 0; row < tokens; row += static_cast<int>(plan.rows)) {
+      BoundedAttention call;
+      call.x = normed;
+      call.q = queries;
+      call.transposed = memory(plan.transposed);
+      call.pitch = plan.pitch;
+      call.first_picture = b;
+      call.pictures = std::min(static_cast<int>(plan.pictures), normed.n - b);
+      call.first_row = row;
+      call.rows = std::min(static_cast<int>(plan.rows), tokens - row);
+      call.p = memory(plan.p);
+      call.sums = memory<float>(plan.sums);
+      call.bounds = memory<float>(plan.bounds);
+      call.scales = memory<float>(plan.scales);
+      call.largest = memory<unsigned>(plan.largest);
+      plan.hopper ? hopper_attention(call, machine_) : mma_attention(call, machine_);
     }
   }
+}
 
-  void mix(const AttentionPlan& plan, const Pictures& normed, const Pictures& queries) {
-    const int64_t bytes = run_.element == Element::kF32 ? 4 : 2;
-    const auto product = run_.element == Element::kF32 ? simt_product : mma_product;
-    const int tokens = static_cast<int>(normed.pixels());
-    const auto offset = [&](const void* data, int64_t elements) {
-      return static_cast<char*>(const_cast<void*>(data)) + elements * bytes;
-    };
-    for (int b = 0; b < normed.n; b++) {
-      const int64_t picture = int64_t{b} * tokens;
-      for (int row = 0; row < tokens; row += static_cast<int>(plan.rows)) {
-        const int rows = std::min(static_cast<int>(plan.rows), tokens - row);
-        void* const q = offset(queries.data, (picture + row) * queries.stride);
-        Product scores;
-        scores.element = run_.element;
-        scores.m = rows;
-        scores.n = tokens;
-        scores.k = normed.c;
-        scores.a = q;
-        scores.lda = queries.stride;
-        scores.b = offset(normed.data, picture * normed.stride);
-        scores.ldb = normed.stride;
-        scores.c = memory(plan.scores);
-        scores.ldc = plan.pitch;
-        scores.c_is_f32 = true;
-        product(scores, machine_);
+void Runner::mix(const AttentionPlan& plan, const Pictures& normed, const Pictures& queries) {
+  const int64_t bytes = element_bytes();
+  const auto product = run_.element == Element::kF32 ? simt_product : mma_product;
+  const int tokens = static_cast<int>(normed.pixels());
+  const auto offset = [&](const void* data, int64_t elements) {
+    return static_cast<char*>(const_cast<void*>(data)) + elements * bytes;
+  };
+  for (int b = 0; b < normed.n; b++) {
+    const int64_t picture = int64_t{b} * tokens;
+    for (int row = 0; row < tokens; row += static_cast<int>(plan.rows)) {
+      const int rows = std::min(static_cast<int>(plan.rows), tokens - row);
+      void* const q = offset(queries.data, (picture + row) * queries.stride);
+      Product scores;
+      scores.element = run_.element;
+      scores.m = rows;
+      scores.n = tokens;
+      scores.k = normed.c;
+      scores.a = q;
+      scores.lda = queries.stride;
+      scores.b = offset(normed.data, picture * normed.stride);
+      scores.ldb = normed.stride;
+      scores.c = memory(plan.scores);
+      scores.ldc = plan.pitch;
+      scores.c_is_f32 = true;
+      product(scores, machine_);
 
-        softmax({run_.element, memory<float>(plan.scores), plan.pitch, memory(plan.p), plan.pitch,
-                 rows, tokens},
-                machine_);
+      softmax({run_.element, memory<float>(plan.scores), plan.pitch, memory(plan.p), plan.pitch,
+               rows, tokens},
+              machine_);
 
-        Product values;
-        values.element = run_.element;
-        values.m = rows;
-        values.n = normed.c;
-        values.k = tokens;
-        values.a = memory(plan.p);
-        values.lda = plan.pitch;
-        values.b = offset(memory(plan.transposed), int64_t{b} * normed.c * plan.pitch);
-        values.ldb = plan.pitch;
-        values.c = q;
-        values.ldc = queries.stride;
-        product(values, machine_);
-      }
+      Product values;
+      values.element = run_.element;
+      values.m = rows;
+      values.n = normed.c;
+      values.k = tokens;
+      values.a = memory(plan.p);
+      values.lda = plan.pitch;
+      values.b = offset(memory(plan.transposed), int64_t{b} * normed.c * plan.pitch);
+      values.ldb = plan.pitch;
+      values.c = q;
+      values.ldc = queries.stride;
+      product(values, machine_);
     }
   }
-
-  const GraphRun& run_;
-  const Graph& graph_;
-  const GraphPlan& plan_;
-  const Machine& machine_;
-};
-
-}  // namespace
+}
 
 void run_graph(const GraphRun& run, const Machine& machine) { Runner(run, machine).run(); }
 
@@ -252,20 +234,6 @@ const char* algorithm_of(const NodePlan& plan) {
       return "float32";
   }
   return "";
-}
-
-double flop_executed(const Graph& graph, const Node& node, const NodePlan& plan) {
-  const Extent y = graph.extent(output_of(node));
-  const double pixels = static_cast<double>(y.h) * static_cast<double>(y.w);
-  if (plan.attention) {
-    const double c = static_cast<double>(y.c);
-    return 2 * pixels * c * (2 * c + 2 * pixels);  // two projections left of four
-  }
-  const auto& conv = std::get<ConvNode>(node);
-  const double taps = plan.conv.mode == Mode::kPoint ? 1 : plan.conv.mode == Mode::kUp ? 4 : 9;
-  const double shortcut = conv.shortcut ? static_cast<double>(conv.shortcut->in) : 0;
-  return 2 * pixels * static_cast<double>(conv.conv.out) *
-         (taps * static_cast<double>(conv.conv.in) + shortcut);
 }
 
 }  // namespace calotype::cuda

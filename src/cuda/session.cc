@@ -1,6 +1,7 @@
 #include "cuda/session.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -8,6 +9,8 @@
 
 #include "core/cat.h"
 #include "core/checked.h"
+#include "cuda/observer.h"
+#include "ops/machine.h"
 
 namespace calotype::cuda {
 namespace {
@@ -18,9 +21,9 @@ constexpr size_t kPlansKept = 32;
 constexpr size_t kSlots = 2;
 // Of the scale and offset of latents: two floats a channel, at most 4 * 1024 channels.
 constexpr int64_t kMapBytes = 32 << 10;
-// FLOP a second of one multiprocessor, computed in bf16 or f16: docs/performance_gpu.md, decoding
-// 1024x1024 (8.9 TFLOP) in 14.4 and 25.6 ms on 132 of them. Of sm_90; others were not measured.
-constexpr double kHopperRate = 8.9e12 / 14.4e-3 / 132, kPortableRate = 8.9e12 / 25.6e-3 / 132;
+// Bytes a second of an H100 (docs/performance_gpu.md): over the bus, each way, both ways at once;
+// of its memory, as convolutions that it limits reach.
+constexpr double kHopperBus = 50e9, kHopperMemory = 1.6e12;
 
 const char* precision_name(Precision precision) {
   return precision == Precision::kF32   ? "f32"
@@ -95,79 +98,6 @@ DeviceArray advanced(DeviceArray array, int64_t first) {
 
 }  // namespace
 
-// Follows a pass for progress and for layer reports. All of the pass is launched first: whoever is
-// told of it may use the session, and wait for others that do.
-class Session::Observer {
- public:
-  Observer(const DeviceCall& call, int64_t first, int64_t count, int64_t element_bytes)
-      : call_(call), graph_(*call.graph), count_(count), element_bytes_(element_bytes) {
-    double pass_flop = 0;
-    for (const Node& node : graph_.nodes()) pass_flop += flop_of(graph_, node);
-    done_ = pass_flop * static_cast<double>(first);
-    total_ = pass_flop * static_cast<double>(call.batch);
-  }
-
-  static bool is_needed(const DeviceCall& call) {
-    return call.layers != nullptr || (call.progress != nullptr && *call.progress);
-  }
-
-  // Before the first operation is launched.
-  void start(std::shared_ptr<const GraphPlan> plan, cudaStream_t stream) {
-    plan_ = std::move(plan);
-    stream_ = stream;
-    marks_.clear();
-    mark();
-  }
-  // After each operation was launched.
-  void mark() {
-    marks_.push_back(std::make_unique<Event>(cudaEventDefault));
-    marks_.back()->record(stream_);
-  }
-  // As the GPU gets on. Throws Error(kCancelled).
-  void report() {
-    for (size_t i = 0; i < graph_.nodes().size(); i++) report(i);
-  }
-
- private:
-  void report(size_t i) {
-    marks_[i + 1]->wait();
-    const Node& node = graph_.nodes()[i];
-    if (call_.layers != nullptr) call_.layers->push_back(layer(node, i));
-    done_ += flop_of(graph_, node) * static_cast<double>(count_);
-    if (call_.progress != nullptr && *call_.progress &&
-        !(*call_.progress)({std::min(1.0, done_ / total_), name_of(node)})) {
-      fail(ErrorCode::kCancelled, "cancelled at ", name_of(node));
-    }
-  }
-  LayerReport layer(const Node& node, size_t i) const {
-    float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, *marks_[i], *marks_[i + 1]), "cudaEventElapsedTime");
-    const auto elements = [&](Activation a) {
-      const Extent e = graph_.extent(a);
-      return static_cast<double>(e.h * e.w * e.c);
-    };
-    double values = elements(output_of(node));
-    for (const Activation a : inputs_of(node)) values += elements(a);
-    const double count = static_cast<double>(count_);
-    LayerReport layer;
-    layer.name = name_of(node);
-    layer.algorithm = algorithm_of(plan_->nodes[i]);
-    layer.seconds = static_cast<double>(milliseconds) * 1e-3;
-    layer.flop = count * flop_of(graph_, node);
-    layer.flop_executed = count * flop_executed(graph_, node, plan_->nodes[i]);
-    layer.bytes = count * values * static_cast<double>(element_bytes_);
-    return layer;
-  }
-
-  const DeviceCall& call_;
-  const Graph& graph_;
-  const int64_t count_, element_bytes_;
-  std::shared_ptr<const GraphPlan> plan_;
-  cudaStream_t stream_ = nullptr;
-  double done_ = 0, total_ = 0;
-  std::vector<std::unique_ptr<Event>> marks_;
-};
-
 Session::Session(const DeviceOptions& options, bool portable) : device_(options.device) {
   cudaDeviceProp properties = {};
   check(cudaGetDeviceProperties(&properties, device_), "cudaGetDeviceProperties");
@@ -182,6 +112,10 @@ Session::Session(const DeviceOptions& options, bool portable) : device_(options.
   if (target_.precision == Precision::kFP8 && !target_.hopper) {
     fail(ErrorCode::kUnsupported, "the precision fp8 needs the kernels of sm_90a, and the GPU ",
          device_, " (", name_, ") runs the portable ones; use bf16");
+  }
+  if (architecture_ == 90) {
+    target_.bus_rate = kHopperBus;
+    target_.memory_rate = kHopperMemory;
   }
   target_.processors = attribute(cudaDevAttrMultiProcessorCount, device_);
   target_.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_);
@@ -213,15 +147,18 @@ Machine Session::machine(cudaStream_t stream) const {
   return machine;
 }
 
-std::shared_ptr<const GraphPlan> Session::plan_of(const Graph& graph, int64_t batch) {
+std::shared_ptr<const GraphPlan> Session::plan_of(const Graph& graph, int64_t batch, int64_t room) {
   const Extent in = graph.extent(graph.input());
-  const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w, batch);
+  const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w, batch, room);
   const auto found = plans_.find(key);
   if (found != plans_.end()) return found->second;
   if (plans_.size() >= kPlansKept) plans_.clear();
-  auto plan = std::make_shared<const GraphPlan>(plan_graph(graph, batch, target_));
-  plans_[key] = plan;
-  return plan;
+  std::optional<GraphPlan> plan =
+      room == kWhole ? plan_graph(graph, batch, target_) : plan_strips(graph, target_, room);
+  if (!plan) return nullptr;
+  auto kept = std::make_shared<const GraphPlan>(std::move(*plan));
+  plans_[key] = kept;
+  return kept;
 }
 
 std::shared_ptr<const GraphWeights> Session::weights(const Graph& graph, const GraphPlan& plan) {
@@ -244,12 +181,72 @@ int64_t Session::bound_of(int64_t memory) const {
   return (static_cast<int64_t>(free) + held_bytes()) / 4 * 3;
 }
 
-int64_t Session::pass_bytes(const Graph& graph, int64_t batch, size_t slots) {
-  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, batch);
-  const int64_t slot = dense_bytes(graph.extent(graph.input()), batch, DType::kF32) +
-                       dense_bytes(graph.extent(graph.output()), batch, DType::kF32);
-  const int64_t running = plan->arena_bytes + checked_mul(slot, static_cast<int64_t>(slots));
-  return plan->weight_bytes + std::max(running, GraphWeights::staging_bytes(graph)) + kMapBytes;
+int64_t Session::least_room(const Graph& graph) {
+  const Extent in = graph.extent(graph.input());
+  const auto key = std::make_tuple(fingerprint_of(graph), in.h, in.w);
+  const auto found = least_rooms_.find(key);
+  if (found != least_rooms_.end()) return found->second;
+  if (least_rooms_.size() >= kPlansKept) least_rooms_.clear();
+  return least_rooms_[key] = least_strip_room(graph, target_);
+}
+
+int64_t Session::slot_bytes(const Graph& graph, const GraphPlan& plan, int64_t batch) const {
+  int64_t bytes = 0;
+  for (const Activation a : {graph.input(), graph.output()}) {
+    const bool by_strips = plan.activations[static_cast<size_t>(a.id)].home == Home::kHost;
+    if (!by_strips) bytes += dense_bytes(graph.extent(a), batch, DType::kF32);
+  }
+  return bytes;
+}
+
+int64_t Session::pass_bytes(const Graph& graph, const GraphPlan& plan, int64_t arena_bytes,
+                            int64_t batch, size_t slots) const {
+  const int64_t slot = checked_mul(slot_bytes(graph, plan, batch), static_cast<int64_t>(slots));
+  return plan.weight_bytes + std::max(arena_bytes + slot, GraphWeights::staging_bytes(graph)) +
+         kMapBytes;
+}
+
+int64_t Session::pass_bytes(const Graph& graph, const Cut& cut) {
+  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, cut.pictures, cut.room);
+  return pass_bytes(graph, *plan, plan->arena_bytes, cut.pictures, cut.slots);
+}
+
+int64_t Session::least_by_strips(const Graph& graph, size_t slots) {
+  const int64_t room = least_room(graph);
+  return pass_bytes(graph, *plan_of(graph, 1, room), room, 1, slots);
+}
+
+// Pinned memory is taken from all other programs.
+void Session::check_host_room(const Graph& graph, const GraphPlan& plan) const {
+  if (plan.host_bytes <= host_.bytes()) return;
+  const int64_t room = (available_memory() / 2 + host_.bytes() / 2);
+  if (plan.host_bytes <= room) return;
+  const Extent in = graph.extent(graph.input());
+  fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ", plan.host_bytes,
+       " bytes of host memory beside the GPU's; the bound is ", room,
+       " bytes, half of what is free");
+}
+
+Session::Cut Session::cut_to_strips(const Graph& graph, size_t slots, int64_t bound,
+                                    bool asked_for) {
+  Cut cut = {1, std::min<size_t>(slots, 1), bound};
+  const int64_t needed = least_by_strips(graph, cut.slots);
+  if (needed > bound) {
+    const Extent in = graph.extent(graph.input());
+    fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ", needed,
+         " bytes of GPU memory, by strips; the bound is ", bound, " bytes",
+         asked_for ? "" : ", three quarters of what is free");
+  }
+  // All that else is needed; the larger the room, the less goes by strips.
+  const std::shared_ptr<const GraphPlan> plan = plan_of(graph, 1, least_room(graph));
+  const int64_t slot = slot_bytes(graph, *plan, 1) * static_cast<int64_t>(cut.slots);
+  cut.room = bound - plan->weight_bytes - kMapBytes - slot;
+  if (!asked_for) {  // the same plan, and result, where a little more or less is free
+    const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(cut.room)) / 8);
+    cut.room = std::max(cut.room / step * step, least_room(graph));
+  }
+  check_host_room(graph, *plan_of(graph, 1, cut.room));
+  return cut;
 }
 
 Session::Cut Session::cut(const Graph& graph, int64_t batch, bool through_slots, int64_t memory) {
@@ -261,19 +258,14 @@ Session::Cut Session::cut(const Graph& graph, int64_t batch, bool through_slots,
     return cut;
   }
   cut.bound = bound_of(memory);
-  while (pass_bytes(graph, cut.pictures, cut.slots) > cut.bound) {
-    if (cut.pictures == 1) {
-      const Extent in = graph.extent(graph.input());
-      fail(ErrorCode::kOutOfMemory, "one input of ", in.w, "x", in.h, " takes ",
-           pass_bytes(graph, 1, cut.slots), " bytes of GPU memory; the bound is ", cut.bound,
-           " bytes", memory > 0 ? "" : ", three quarters of what is free");
-    }
+  const auto fits = [&](size_t slots) {
+    return pass_bytes(graph, {.pictures = cut.pictures, .slots = slots}) <= cut.bound;
+  };
+  while (!fits(cut.slots)) {
+    if (cut.pictures == 1) return cut_to_strips(graph, cut.slots, cut.bound, memory > 0);
     cut.pictures = (cut.pictures + 1) / 2;
   }
-  if (through_slots && cut.pictures < batch &&
-      pass_bytes(graph, cut.pictures, kSlots) <= cut.bound) {
-    cut.slots = kSlots;
-  }
+  if (through_slots && cut.pictures < batch && fits(kSlots)) cut.slots = kSlots;
   return cut;
 }
 
@@ -309,19 +301,29 @@ DevicePlan Session::plan(const Graph& graph, int64_t batch, int64_t memory) {
   const DeviceScope scope(device_);
   const std::lock_guard<std::mutex> lock(mutex_);
   DevicePlan found;
-  found.minimum_bytes = pass_bytes(graph, 1, 1);
+  found.minimum_bytes =
+      std::min(pass_bytes(graph, {.pictures = 1, .slots = 1}), least_by_strips(graph, 1));
   const Cut cut = this->cut(graph, batch, true, memory);
+  const std::shared_ptr<const GraphPlan> pass = plan_of(graph, cut.pictures, cut.room);
   found.memory_bytes = cut.bound;
-  found.peak_bytes = pass_bytes(graph, cut.pictures, cut.slots);
-  const std::shared_ptr<const GraphPlan> pass = plan_of(graph, cut.pictures);
+  // A bound of that many bytes works too.
+  found.peak_bytes = std::max(pass_bytes(graph, cut), found.minimum_bytes);
+  found.host_bytes = pass->host_bytes;
   for (size_t i = 0; i < graph.nodes().size(); i++) {
-    found.flop_executed +=
-        static_cast<double>(batch) * flop_executed(graph, graph.nodes()[i], pass->nodes[i]);
+    const NodePlan& node = pass->nodes[i];
+    const double flop = flop_executed(graph, graph.nodes()[i], node);
+    found.flop_executed += static_cast<double>(batch) * flop;
+    found.seconds +=
+        static_cast<double>(batch) * (node.strips ? node.strips->seconds : flop / target_.rate());
   }
-  if (target_.precision != Precision::kF32 && architecture_ == 90) {
-    const double rate = target_.hopper ? kHopperRate : kPortableRate;
-    found.seconds = found.flop_executed / (rate * target_.processors);
+  const std::shared_ptr<const GraphPlan> whole = plan_of(graph, 1);
+  found.flop_again = found.flop_executed;
+  for (size_t i = 0; i < graph.nodes().size(); i++) {
+    found.flop_again -=
+        static_cast<double>(batch) * flop_executed(graph, graph.nodes()[i], whole->nodes[i]);
   }
+  if (!pass->by_strips) found.flop_again = 0;  // but for rounding
+  if (target_.precision == Precision::kF32 || architecture_ != 90) found.seconds = 0;
   return found;
 }
 
@@ -343,6 +345,13 @@ const float2* Session::input_affine(const InputMap* map) {
   return static_cast<const float2*>(map_.data());
 }
 
+Session::Cut Session::smaller(const Graph& graph, int64_t pictures, const Cut& cut) {
+  if (pictures == 1) return cut_to_strips(graph, cut.slots, bound_of(0), false);
+  Cut half = cut;
+  half.pictures = (pictures + 1) / 2;
+  return half;
+}
+
 void Session::run(const DeviceCall& call) {
   if (call.batch < 1) return;
   const DeviceScope scope(device_);
@@ -350,6 +359,12 @@ void Session::run(const DeviceCall& call) {
   std::unique_lock<std::mutex> lock(mutex_);
   const bool through_slots = !call.input.on_device || !call.output.on_device;
   Cut cut = this->cut(*call.graph, call.batch, through_slots, call.memory);
+  if (cut.room != kWhole && !through_slots &&
+      is_capturing(static_cast<cudaStream_t>(call.stream))) {
+    fail(ErrorCode::kUnsupported,
+         "a picture that goes by strips cannot be captured: within the bound on GPU memory it does "
+         "not fit as a whole");
+  }
   std::deque<Pending> pending;
   bool emptied = false;
   try {
@@ -363,13 +378,14 @@ void Session::run(const DeviceCall& call) {
       std::optional<Observer> observer;
       if (watched) observer.emplace(call, first, count, target_.element_bytes());
       try {
-        pass(call, first, count, emptied ? 0 : cut.bound, observer ? &*observer : nullptr, pending,
-             lock);
+        Cut now = cut;
+        if (emptied) now.bound = 0;
+        pass(call, first, count, now, observer ? &*observer : nullptr, pending, lock);
         first += count;
       } catch (const Error& error) {
-        if (error.code() != ErrorCode::kOutOfMemory || (emptied && count == 1)) throw;
-        if (emptied) cut.pictures = (count + 1) / 2;  // a smaller plan
-        emptied = true;                               // first without what is only kept
+        if (error.code() != ErrorCode::kOutOfMemory || (emptied && cut.room != kWhole)) throw;
+        if (emptied) cut = smaller(*call.graph, count, cut);
+        emptied = true;  // first without what is only kept
         continue;
       }
       if (!observer) continue;
@@ -438,11 +454,11 @@ void Session::finish(std::deque<Pending>& pending) {
   give_slot(pending);
 }
 
-void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t bound,
+void Session::pass(const DeviceCall& call, int64_t first, int64_t count, const Cut& cut,
                    Observer* observer, std::deque<Pending>& pending,
                    std::unique_lock<std::mutex>& lock) {
   const Graph& graph = *call.graph;
-  const std::shared_ptr<const GraphPlan> kept_plan = plan_of(graph, count);
+  const std::shared_ptr<const GraphPlan> kept_plan = plan_of(graph, count, cut.room);
   const GraphPlan& plan = *kept_plan;
   const bool from_host = !call.input.on_device, to_host = !call.output.on_device;
   const bool waits = from_host || to_host;
@@ -450,6 +466,8 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
   cudaStream_t stream = from_host && to_host ? static_cast<cudaStream_t>(compute_)
                                              : static_cast<cudaStream_t>(call.stream);
   const bool capturing = !waits && is_capturing(stream);
+  const bool input_by_strips =
+      plan.activations[static_cast<size_t>(graph.input().id)].home == Home::kHost;
 
   Slot* slot = nullptr;
   if (waits) {
@@ -461,11 +479,16 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
     const Extent in = graph.extent(graph.input()), out = graph.extent(graph.output());
     const int64_t out_bytes = dense_bytes(out, count, call.output.dtype);
     const int64_t in_bytes = dense_bytes(in, count, call.input.dtype);
-    make_room(graph, plan, slot, from_host ? in_bytes : 0, to_host ? out_bytes : 0, bound);
+    make_room(graph, plan, slot, from_host && !input_by_strips ? in_bytes : 0,
+              to_host && !plan.by_strips ? out_bytes : 0, cut.bound);
     const std::shared_ptr<const GraphWeights> weights = this->weights(graph, plan);
     if (plan.arena_bytes > arena_.bytes()) {
       check(cudaEventSynchronize(last_), "cudaEventSynchronize");
       arena_.grow(plan.arena_bytes, "activations");
+    }
+    if (plan.host_bytes > host_.bytes()) {
+      check(cudaEventSynchronize(last_), "cudaEventSynchronize");
+      host_.grow(plan.host_bytes, "activations");
     }
     GraphRun run;
     run.graph = &graph;
@@ -474,31 +497,39 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
     run.element = element_;
     run.batch = static_cast<int>(count);
     run.arena = arena_.data();
+    run.host = host_.data();
+    run.line = &line_;
     run.input = advanced(call.input, first);
     run.output = advanced(call.output, first);
     if (call.map != nullptr) run.patch = static_cast<int>(call.map->patch);
     run.input_affine = input_affine(call.map);
 
     if (from_host) {
-      slot->input.grow(in_bytes, "the input");
       slot->pinned_input.grow(in_bytes, "the input");
-      std::memcpy(slot->pinned_input.data(),
+      run.input.data = slot->pinned_input.data();
+      std::memcpy(run.input.data,
                   static_cast<const char*>(call.input.data) + in_bytes / count * first,
                   static_cast<size_t>(in_bytes));
-      check(cudaMemcpyAsync(slot->input.data(), slot->pinned_input.data(),
-                            static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, up_),
-            "cudaMemcpyAsync", "the input");
-      slot->uploaded.record(up_);
-      slot->uploaded.hold(stream);
-      run.input.data = slot->input.data();
-      run.input.on_device = true;
+      if (!input_by_strips) {
+        slot->input.grow(in_bytes, "the input");
+        check(cudaMemcpyAsync(slot->input.data(), slot->pinned_input.data(),
+                              static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, line_.up),
+              "cudaMemcpyAsync", "the input");
+        slot->uploaded.record(line_.up);
+        slot->uploaded.hold(stream);
+        run.input.data = slot->input.data();
+        run.input.on_device = true;
+      }
       if (call.map == nullptr) run.input.strides = nhwc_strides(in.h, in.w, in.c);
     }
     if (to_host) {
-      slot->output.grow(out_bytes, "the output");
       slot->pinned_output.grow(out_bytes, "the output");
-      run.output.data = slot->output.data();
-      run.output.on_device = true;
+      run.output.data = slot->pinned_output.data();
+      if (!plan.by_strips) {
+        slot->output.grow(out_bytes, "the output");
+        run.output.data = slot->output.data();
+        run.output.on_device = true;
+      }
       run.output.strides = nhwc_strides(out.h, out.w, out.c);
     }
     // Even on the stream of the call before: its handle may stand for another stream by now (one
@@ -512,15 +543,17 @@ void Session::pass(const DeviceCall& call, int64_t first, int64_t count, int64_t
     if (!capturing) last_.record(stream);
     if (waits) {
       slot->computed.record(stream);
-      slot->computed.hold(down_);
-      if (to_host) {
+      slot->computed.hold(line_.down);
+      if (to_host && !plan.by_strips) {
         check(cudaMemcpyAsync(slot->pinned_output.data(), slot->output.data(),
-                              static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, down_),
+                              static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, line_.down),
               "cudaMemcpyAsync", "the output");
+      }
+      if (to_host) {
         pending.back().to = static_cast<char*>(call.output.data) + out_bytes / count * first;
         pending.back().bytes = out_bytes;
       }
-      slot->downloaded.record(down_);
+      slot->downloaded.record(line_.down);
     }
   } catch (...) {
     if (slot != nullptr) {

@@ -67,8 +67,10 @@ Plan plan_on_device(DeviceSession& session, const Graph& graph, int64_t batch,
   }
   const DevicePlan found = session.plan(graph, batch, memory_asked_for(options.memory));
   plan.flop_executed = found.flop_executed;
+  plan.flop_again = found.flop_again;
   plan.planned_peak_bytes = found.peak_bytes;
   plan.minimum_bytes = found.minimum_bytes;
+  plan.host_bytes = found.host_bytes;
   plan.memory_bytes = found.memory_bytes;
   plan.seconds = found.seconds;
   return plan;

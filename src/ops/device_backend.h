@@ -55,9 +55,11 @@ struct DeviceCall {
 struct DevicePlan {
   int64_t peak_bytes = 0;  // of device memory: weights, activations, workspace, arrays on their way
   int64_t minimum_bytes = 0;  // the smallest DeviceCall::memory that works
+  int64_t host_bytes = 0;     // of pinned host memory, for activations that the device cannot hold
   int64_t memory_bytes = 0;   // the bound that was planned for
   double flop_executed = 0;
-  double seconds = 0;  // expected; 0 where that was never measured
+  double flop_again = 0;  // of these, what is computed again to save memory
+  double seconds = 0;     // expected; 0 where that was never measured
 };
 
 // One model on one device in one precision: keeps its weights there, and the memory of the last

@@ -15,16 +15,26 @@
 
 namespace {
 
+constexpr unsigned char kUnwritten = 0xA5;
+
 struct Books {
   std::recursive_mutex mutex;
   calotype::test::FakeCuda fake;
   std::map<void*, int64_t> blocks;
+  std::map<const void*, size_t> pinned;
   int64_t handles = 0;
 };
 
 Books& books() {
   static Books all;
   return all;
+}
+
+bool is_pinned(const void* at) {
+  const auto after = books().pinned.upper_bound(at);
+  if (after == books().pinned.begin()) return false;
+  const auto [block, size] = *std::prev(after);
+  return at < static_cast<const char*>(block) + size;
 }
 
 template <class... Parts>
@@ -98,6 +108,7 @@ cudaError_t cudaMalloc(void** to, size_t size) {
   const auto bytes = static_cast<int64_t>(size);
   if (fake.used + bytes > fake.total) return cudaErrorMemoryAllocation;
   *to = std::malloc(size);
+  std::memset(*to, 0, size);
   books().blocks[*to] = bytes;
   fake.used += bytes;
   fake.peak = std::max(fake.peak, fake.used);
@@ -112,9 +123,14 @@ cudaError_t cudaFree(void* block) {
 }
 cudaError_t cudaMallocHost(void** to, size_t size) {
   *to = std::malloc(size);
+  std::memset(*to, kUnwritten, size);
+  const std::lock_guard<std::recursive_mutex> lock(books().mutex);
+  books().pinned[*to] = size;
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* block) {
+  const std::lock_guard<std::recursive_mutex> lock(books().mutex);
+  books().pinned.erase(block);
   std::free(block);
   return cudaSuccess;
 }
@@ -128,7 +144,19 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) 
   std::memcpy(to, from, size);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  const std::lock_guard<std::recursive_mutex> lock(books().mutex);
+  const bool up = kind == cudaMemcpyHostToDevice;
+  note(up ? "up " : "down ", size, " ", number(stream));
+  const auto* bytes = static_cast<const unsigned char*>(from);
+  if (up && is_pinned(bytes)) {
+    // One byte of that value may be a weight's that lay in the memory before.
+    constexpr int kRun = 16;
+    if (std::search_n(bytes, bytes + size, kRun, kUnwritten) != bytes + size) {
+      books().fake.unwritten++;
+    }
+  }
   std::memcpy(to, from, size);
   return cudaSuccess;
 }

@@ -1,5 +1,5 @@
 // A CUDA runtime, and kernels, that do nothing but keep books: for the host's code without a GPU.
-// Memory is the host's; everything is done at once.
+// Memory is the host's; everything is done at once. What nobody wrote is full of kUnwritten.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,9 @@ namespace calotype::test {
 struct FakeCuda {
   int64_t total = int64_t{1} << 30;  // of device memory
   int64_t used = 0, peak = 0;
-  // "record EVENT STREAM", "hold EVENT STREAM", "NAME STREAM" of kernels.
+  int64_t unwritten = 0;  // copies to the device of pinned memory that nobody had written
+  // "up BYTES STREAM", "down BYTES STREAM", "record EVENT STREAM", "hold EVENT STREAM", "NAME
+  // STREAM" of kernels.
   std::vector<std::string> log;
   std::string failing;  // the kernel whose launch fails
 };

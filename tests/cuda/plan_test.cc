@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <map>
+#include <algorithm>
+#include <optional>
+#include <vector>
 
 #include "cuda/arena.h"
+#include "cuda/strips.h"
 #include "model/decoder.h"
 #include "model/encoder.h"
 #include "support/random.h"
@@ -50,44 +53,79 @@ TEST(CudaPlan, memory_of_attention_is_what_the_other_operations_leave) {
   }
 }
 
+// The operations that are computed with operation i.
+std::vector<size_t> chain_of(const GraphPlan& plan, size_t i) {
+  if (plan.nodes[i].skipped) return {};
+  return plan.nodes[i].strips ? plan.nodes[i].strips->nodes : std::vector<size_t>{i};
+}
+
+// Places that are in use together, in one of the two memories.
+class InUse {
+ public:
+  explicit InUse(int64_t bytes) : bytes_(bytes) {}
+  // `shared`: with what lies at the same offset, whose place it takes.
+  void add(const Place& place, bool shared = false) {
+    if (place.offset < 0) return;
+    EXPECT_LE(place.offset + place.bytes, bytes_);
+    for (const Place& other : places_) {
+      const bool apart =
+          place.offset >= other.offset + other.bytes || other.offset >= place.offset + place.bytes;
+      EXPECT_TRUE(apart || (shared && place.offset == other.offset));
+    }
+    places_.push_back(place);
+  }
+
+ private:
+  int64_t bytes_;
+  std::vector<Place> places_;
+};
+
 // What two operations use at the same time must not share bytes.
 void expect_no_overlap(const Graph& graph, const GraphPlan& plan) {
-  std::vector<size_t> last(static_cast<size_t>(graph.activations()), 0);
-  std::vector<int64_t> first(static_cast<size_t>(graph.activations()), -1);
+  const auto count = static_cast<size_t>(graph.activations());
+  std::vector<size_t> last(count, 0), last_norm(count, 0);
+  std::vector<int64_t> first(count, -1);
+  const auto index = [](Activation a) { return static_cast<size_t>(a.id); };
   for (size_t i = 0; i < graph.nodes().size(); i++) {
-    for (const Activation a : inputs_of(graph.nodes()[i])) last[static_cast<size_t>(a.id)] = i;
-    first[static_cast<size_t>(output_of(graph.nodes()[i]).id)] = static_cast<int64_t>(i);
+    for (const size_t k : chain_of(plan, i)) {
+      for (const Activation a : inputs_of(graph.nodes()[k])) last[index(a)] = i;
+      last_norm[index(inputs_of(graph.nodes()[k]).front())] = i;
+    }
+    first[index(output_of(graph.nodes()[i]))] = static_cast<int64_t>(i);
   }
   for (size_t i = 0; i < graph.nodes().size(); i++) {
-    const int y = output_of(graph.nodes()[i]).id;
-    std::map<int64_t, Place> live;  // by offset
-    const auto add = [&](const Place& place, bool shared) {
-      if (place.offset < 0) return;
-      EXPECT_LE(place.offset + place.bytes, plan.arena_bytes);
-      for (const auto& [offset, other] : live) {
-        const bool apart = place.offset >= other.offset + other.bytes ||
-                           other.offset >= place.offset + place.bytes;
-        EXPECT_TRUE(apart || (shared && place.offset == offset))
-            << "at " << name_of(graph.nodes()[i]);
-      }
-      live[place.offset] = place;
+    SCOPED_TRACE(name_of(graph.nodes()[i]));
+    const auto y = index(output_of(graph.nodes()[i]));
+    InUse device(plan.arena_bytes), host(plan.host_bytes);
+    const auto of = [&](size_t k) -> InUse& {
+      return plan.activations[k].home == Home::kHost ? host : device;
     };
-    for (int a = 0; a < graph.activations(); a++) {
-      const auto k = static_cast<size_t>(a);
-      if (a == y || first[k] > static_cast<int64_t>(i) || last[k] < i) continue;
-      add(plan.activations[k].place, false);
-      add(plan.activations[k].moments, false);
+    for (size_t k = 0; k < count; k++) {
+      if (k == y || first[k] > static_cast<int64_t>(i)) continue;
+      if (last[k] >= i) of(k).add(plan.activations[k].place);
+      if (last_norm[k] >= i) device.add(plan.activations[k].moments);
     }
-    add(plan.affine, false);
+    device.add(plan.affine);
     if (plan.nodes[i].attention) {
       const AttentionPlan& a = *plan.nodes[i].attention;
       for (const Place& place : {a.normed, a.transposed, a.query_rows, a.p, a.scores, a.sums,
                                  a.bounds, a.scales, a.largest}) {
-        add(place, false);
+        device.add(place);
       }
     }
-    add(plan.activations[static_cast<size_t>(y)].moments, false);
-    add(plan.activations[static_cast<size_t>(y)].place, true);  // may be a residual's
+    if (plan.nodes[i].strips) {
+      const StripPlan& strips = *plan.nodes[i].strips;
+      for (const Place& place : strips.affines) device.add(place);
+      for (const Place& place : strips.raw) device.add(place);
+      for (const StripBuffer& buffer : strips.buffers) {
+        // What is computed again is there from one operation of the strip to another.
+        if (plan.activations[index(buffer.a)].home == Home::kNowhere) continue;
+        device.add(buffer.places[0]);
+        device.add(buffer.places[1], true);
+      }
+    }
+    device.add(plan.activations[y].moments);
+    of(y).add(plan.activations[y].place, true);  // may be a residual's
   }
 }
 
@@ -100,6 +138,67 @@ TEST(CudaPlan, nothing_that_lives_at_the_same_time_shares_memory) {
         const Graph down = encoder(config, 104, 72), up = decoder(config, 13, 9);
         expect_no_overlap(down, plan_graph(down, batch, target));
         expect_no_overlap(up, plan_graph(up, batch, target));
+      }
+    }
+  }
+}
+
+// From the least memory to nearly all that the whole takes: no bound is passed, nothing is in
+// another's way, and more memory is never expected to take much longer.
+TEST(CudaPlan, strips_fit_any_bound) {
+  for (const Target& target : {kHopper, kPortable, kExact}) {
+    for (const Graph& graph :
+         {decoder(flux(), 64, 48), decoder(flux(), 33, 71), encoder(flux(), 328, 200)}) {
+      const int64_t least = least_strip_room(graph, target);
+      const GraphPlan whole = plan_graph(graph, 1, target);
+      EXPECT_LT(least, whole.arena_bytes / 4);
+      EXPECT_FALSE(plan_strips(graph, target, least - 1));
+      double before = 1e9;
+      for (const int64_t percent : {0, 10, 30, 60, 100}) {
+        const int64_t room = least + (whole.arena_bytes - least) * percent / 100;
+        SCOPED_TRACE(testing::Message() << room << " of " << whole.arena_bytes);
+        const std::optional<GraphPlan> plan = plan_strips(graph, target, room);
+        ASSERT_TRUE(plan);
+        EXPECT_LE(plan->arena_bytes, room);
+        EXPECT_TRUE(plan->by_strips);
+        expect_no_overlap(graph, *plan);
+        double seconds = 0;
+        for (const NodePlan& node : plan->nodes) seconds += node.strips ? node.strips->seconds : 0;
+        EXPECT_LT(seconds, 1.3 * before);
+        before = seconds;
+      }
+    }
+  }
+}
+
+TEST(CudaPlan, attention_stays_on_the_gpu) {
+  const Graph graph = decoder(flux(), 64, 64);
+  const auto plan = plan_strips(graph, kHopper, least_strip_room(graph, kHopper));
+  ASSERT_TRUE(plan);
+  for (size_t i = 0; i < graph.nodes().size(); i++) {
+    if (!plan->nodes[i].attention) continue;
+    for (const Activation a : {inputs_of(graph.nodes()[i]).front(), output_of(graph.nodes()[i])}) {
+      EXPECT_EQ(plan->activations[static_cast<size_t>(a.id)].home, Home::kDevice);
+    }
+  }
+}
+
+TEST(CudaStrips, take_the_rows_that_the_convolution_reads) {
+  for (const Mode mode : {Mode::kPoint, Mode::kSame, Mode::kUp, Mode::kDown}) {
+    const int height = 13, out = mode == Mode::kUp ? 26 : mode == Mode::kDown ? 6 : 13;
+    const int step = mode == Mode::kUp ? 2 : 1;
+    for (int first = 0; first < out; first += step) {
+      for (int last = first + step; last <= out; last += step) {
+        const Rows rows = input_rows(mode, {first, last}, height);
+        // Of the output's rows: the first and the last that a 3x3 reads, in the picture.
+        const int low = mode == Mode::kUp     ? (first - 1) >> 1
+                        : mode == Mode::kDown ? 2 * first
+                                              : first - (mode == Mode::kSame);
+        const int high = mode == Mode::kUp     ? last / 2
+                         : mode == Mode::kDown ? 2 * last
+                                               : last - (mode == Mode::kPoint);
+        EXPECT_EQ(rows.first, std::max(0, low));
+        EXPECT_EQ(rows.last, std::min(height - 1, high) + 1);
       }
     }
   }

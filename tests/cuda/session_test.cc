@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
+#include <sstream>
 #include <thread>
+#include <utility>
 
 #include "cuda/check.h"
 #include "cuda/fake_cuda.h"
@@ -21,7 +24,7 @@ using testing::HasSubstr;
 
 AutoencoderKLConfig small() {
   AutoencoderKLConfig config = family_config("sd1");
-  config.block_out_channels = {32, 64, 64, 64};
+  config.block_out_channels = {32, 96, 128, 128};
   return config;
 }
 
@@ -119,16 +122,108 @@ TEST_F(CudaSession, takes_three_quarters_of_what_is_free_unless_told) {
   const Graph graph = decoder(9, 7);
   const DevicePlan one = session_.plan(graph, 1, 0);
   EXPECT_EQ(one.memory_bytes, cuda_.total / 4 * 3);
-  EXPECT_EQ(one.peak_bytes, one.minimum_bytes);
+  EXPECT_GT(one.peak_bytes, one.minimum_bytes);
+  EXPECT_EQ(one.host_bytes, 0);
   run(graph);
   EXPECT_EQ(session_.plan(graph, 1, 0).memory_bytes, cuda_.total / 4 * 3);  // what it holds is its
   EXPECT_EQ(session_.plan(graph, 1, 12345678).memory_bytes, 12345678);
   cuda_.total = cuda_.used + 4096;  // others took the rest
   cuda_.peak = 0;
   EXPECT_THROW(run(decoder(90, 70)), Error);
-  cuda_.total = one.minimum_bytes * 4 / 3 + 4;
-  run(graph, 5);
-  EXPECT_LE(cuda_.peak, one.minimum_bytes);
+  for (const int64_t bytes : {one.peak_bytes, one.minimum_bytes}) {
+    cuda_.total = bytes * 4 / 3 + 4;
+    run(graph, 5);
+    EXPECT_LE(cuda_.peak, bytes);
+  }
+}
+
+// Every strip that goes up was written before, and no bound is passed.
+TEST_F(CudaSession, sends_through_host_memory_what_does_not_fit) {
+  for (const Graph& graph :
+       {decoder(9, 7), decoder(21, 34), encoder(104, 72), encoder(200, 136), encoder(56, 264)}) {
+    const DevicePlan whole = session_.plan(graph, 1, 0);
+    ASSERT_LT(whole.minimum_bytes, whole.peak_bytes);
+    EXPECT_EQ(whole.flop_again, 0);
+    for (int part = 0; part < 3; part++) {
+      const int64_t bound =
+          whole.minimum_bytes + (whole.peak_bytes - whole.minimum_bytes) * part / 3;
+      const DevicePlan plan = session_.plan(graph, 1, bound);
+      EXPECT_LE(plan.peak_bytes, bound);
+      EXPECT_GE(plan.flop_again, 0);
+      EXPECT_GT(plan.flop_again + static_cast<double>(plan.host_bytes), 0);
+      cuda_.peak = 0;
+      run(graph, 2, nullptr, bound);
+      EXPECT_LE(cuda_.peak, bound);
+      EXPECT_EQ(cuda_.unwritten, 0);
+    }
+  }
+}
+
+TEST_F(CudaSession, tells_of_strips_and_stops_when_told) {
+  const Graph graph = decoder(21, 34);
+  const int64_t bound = session_.plan(graph, 1, 0).minimum_bytes;
+  std::vector<double> fractions;
+  run(
+      graph, 2,
+      [&](const Progress& progress) {
+        fractions.push_back(progress.fraction);
+        return true;
+      },
+      bound);
+  EXPECT_EQ(fractions.size(), 2 * graph.nodes().size());
+  EXPECT_TRUE(std::is_sorted(fractions.begin(), fractions.end()));
+  EXPECT_NEAR(fractions.back(), 1, 1e-9);
+  EXPECT_THROW(run(
+                   graph, 2, [](const Progress&) { return false; }, bound),
+               Error);
+  run(graph, 2, nullptr, bound);
+}
+
+// How long what was logged takes where streams run side by side and events hold them up: a copy its
+// bytes, a kernel as many as `kernel`. And all of it, one after the other.
+std::pair<double, double> times_of(const std::vector<std::string>& log, double kernel) {
+  std::map<std::string, double> streams, events;
+  double sum = 0, end = 0;
+  for (const std::string& line : log) {
+    std::istringstream words(line);
+    std::string what, first, second;
+    words >> what >> first >> second;
+    if (what == "record") {
+      events[first] = streams[second];
+    } else if (what == "hold") {
+      streams[second] = std::max(streams[second], events[first]);
+    } else {
+      const bool is_copy = what == "up" || what == "down";
+      const double time = is_copy ? std::stod(first) : kernel;
+      double& stream = streams[is_copy ? second : first];
+      stream += time;
+      sum += time;
+      end = std::max(end, stream);
+    }
+  }
+  return {end, sum};
+}
+
+TEST_F(CudaSession, computes_and_copies_both_ways_at_once) {
+  const Graph graph = decoder(42, 34);
+  const DevicePlan whole = session_.plan(graph, 1, 0);
+  const int64_t bound = whole.minimum_bytes + (whole.peak_bytes - whole.minimum_bytes) / 10;
+  run(graph, 1, nullptr, bound);  // weights are there
+  cuda_.log.clear();
+  run(graph, 1, nullptr, bound);
+  int64_t up = 0, down = 0, kernels = 0;
+  for (const std::string& line : cuda_.log) {
+    up += line.starts_with("up ");
+    down += line.starts_with("down ");
+    kernels += line.starts_with("hopper_conv ");
+  }
+  ASSERT_GT(up, 50);
+  ASSERT_GT(down, 20);
+  const auto [copies, all_copies] = times_of(cuda_.log, 0);
+  EXPECT_LT(copies, 0.85 * all_copies);  // up beside down
+  // As if computing took as long as copying.
+  const auto [time, sum] = times_of(cuda_.log, all_copies / static_cast<double>(kernels));
+  EXPECT_LT(time, 0.75 * sum);
 }
 
 TEST_F(CudaSession, gives_back_what_it_only_keeps_before_it_makes_a_smaller_plan) {

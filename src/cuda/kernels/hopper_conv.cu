@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int t = first_tile; t < tiles; t += tile_step) {
         const TileIndex tile(p, t);
         const int origin = box_origin(p.mode);
-        const int x = tile.x * kTile + origin, y = tile.y * kTile + origin;
+        const int x = tile.x * kTile + origin, y = tile.y * kTile + origin + p.rows_above;
         for (int s = first_slab; s < end_slab; s++) {
           const int phase = s / p.slabs;
           const uint32_t loaded = address(barriers.loaded[ring.stage]);
@@ -221,9 +221,9 @@ __global__ void __launch_bounds__(kThreads, 1)
           activate_slab<T, 128, kFp8>(stages + ring.stage * kStageBytes,
                                       p.affine.data + int64_t{tile.picture} * p.affine.stride +
                                           (s - phase * p.slabs) * kSlab,
-                                      side, tile.y * kTile + origin, tile.x * kTile + origin,
-                                      height, width, address(barriers.loaded[ring.stage]),
-                                      ring.parity);
+                                      side, tile.y * kTile + origin + p.rows_above,
+                                      tile.x * kTile + origin, height, width,
+                                      address(barriers.loaded[ring.stage]), ring.parity);
           fence_to_async();
           barrier_arrive(address(barriers.ready[ring.stage]));
           ring.next();
@@ -453,6 +453,7 @@ HopperConv describe(const Conv& conv) {
   p.width = halved ? conv.y.w / 2 : conv.y.w;
   p.in_height = conv.x.h;
   p.in_width = conv.x.w;
+  p.rows_above = conv.rows_above;
   p.tiles_x = (p.width + kTile - 1) / kTile;
   p.tiles_y = (p.height + kTile - 1) / kTile;
   p.column_tiles = conv.weight_rows / conv.row_tile;

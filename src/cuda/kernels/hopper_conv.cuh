@@ -28,7 +28,7 @@ struct HopperConv {
   CUtensorMap beside;  // the residual or the shortcut's input
   Mode mode;
   int pictures, height, width;  // of the outputs of one phase
-  int in_height, in_width;
+  int in_height, in_width, rows_above;
   int tiles_x, tiles_y, column_tiles;  // column_tiles: of one phase
   int weight_rows;                     // of all phases
   int slabs, shortcut_slabs;           // slabs: of one input phase

@@ -34,6 +34,7 @@ static_assert(kPixels * kPitch * 4 <= kStages * kStageBytes);
 struct Kernel {
   CUtensorMap x;
   int height, width, tiles_x, tiles_y;
+  int in_height, rows_above;
   int slabs, channels, row_tile;  // channels: of the output
   Affine affine;
   const void* weights;  // [slab, tap][row_tile][64]
@@ -70,7 +71,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int stage = slab % kStages;
     const uint32_t barrier = shared_address(&loaded[stage]);
     barrier_expect(barrier, kPixels * 128);
-    tma_load(base + stage * kStageBytes, &p.x, barrier, 0, first_x, first_y, picture, slab);
+    tma_load(base + stage * kStageBytes, &p.x, barrier, 0, first_x, first_y + p.rows_above, picture,
+             slab);
   };
   if (threadIdx.x == 0) {
     for (uint64_t& barrier : loaded) barrier_init(shared_address(&barrier), 1);
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int stage = s % kStages;
     activate_slab<T, kThreads>(stages + stage * kStageBytes,
                                p.affine.data + int64_t{picture} * p.affine.stride + s * kSlab,
-                               kSide, first_y, first_x, p.height, p.width,
+                               kSide, first_y + p.rows_above, first_x, p.in_height, p.width,
                                shared_address(&loaded[stage]), s / kStages & 1);
     fence_to_async();
     __syncthreads();
@@ -166,6 +168,8 @@ void hopper_conv_out(const Conv& conv, const Machine& machine) {
   p.width = conv.y.w;
   p.tiles_x = (p.width + kTile - 1) / kTile;
   p.tiles_y = (p.height + kTile - 1) / kTile;
+  p.in_height = conv.x.h;
+  p.rows_above = conv.rows_above;
   p.slabs = slabs_of(conv.x.c);
   p.channels = conv.y.c;
   p.row_tile = conv.row_tile;

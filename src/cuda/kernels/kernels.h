@@ -28,20 +28,23 @@ struct Machine {
 // - Planar, for the kernels of sm_90a: planes of 64 channels, channel c at (c / 64 (n h w) + p)
 //   stride + c % 64. A box of a slab is then dense rows, and what has fewer channels can take the
 //   memory of the first planes of what has more. Channels beyond the last are zeros where c > 64.
-// `stride` is a multiple of 8 where the type has 2 bytes.
+// `stride` is a multiple of 8 where the type has 2 bytes. Rows of a larger picture: `data` is the
+// first one's, and planes lie `plane` pixels apart.
 struct Pictures {
   void* data = nullptr;
   int n = 0, h = 0, w = 0, c = 0;
   int64_t stride = 0;
   bool planar = false;
+  int64_t plane = 0;  // 0: n h w
 
   CALOTYPE_HD explicit operator bool() const { return data != nullptr; }
   CALOTYPE_HD int64_t pixels() const { return int64_t{h} * w; }
+  CALOTYPE_HD int64_t plane_pixels() const { return plane > 0 ? plane : n * pixels(); }
   // Channels that are there to be read, zeros beyond c included.
   CALOTYPE_HD int padded() const { return planar && c > kSlab ? slabs_of(c) * kSlab : c; }
   CALOTYPE_HD int64_t offset(int64_t pixel, int channel) const {
     if (!planar) return pixel * stride + channel;
-    return (channel / kSlab * (n * pixels()) + pixel) * stride + channel % kSlab;
+    return (channel / kSlab * plane_pixels() + pixel) * stride + channel % kSlab;
   }
 };
 
@@ -58,13 +61,15 @@ struct Moments {
 };
 
 // Moments as a kernel leaves them: [n][units][slots]; a unit is `width` neighbouring channels.
-// Every slot is written, by one block each, in an order that depends on the shapes alone.
+// Every slot is written, by one block each, in an order that depends on the shapes alone. A kernel
+// that computes some rows of a picture has some of its slots: `data` is the first of them.
 struct Partials {
   Moments* data = nullptr;
   int slots = 0, units = 0, width = 1;
+  int pitch = 0;  // slots of a unit, in all
 
   CALOTYPE_HD Moments& at(int64_t picture, int unit, int slot) const {
-    return data[(picture * units + unit) * slots + slot];
+    return data[(picture * units + unit) * pitch + slot];
   }
 };
 
@@ -81,6 +86,8 @@ struct Conv {
   Element element = Element::kBF16;
   Mode mode = Mode::kSame;
   Pictures x;
+  // Rows that x has above those of y: 0 or 1, where both are rows of larger pictures.
+  int rows_above = 0;
   Affine affine;
   Pictures shortcut;              // read through a 1x1 convolution whose weights follow the others
   Pictures residual;              // added; may be y
@@ -135,7 +142,7 @@ struct NormWeights {
   int groups = 0;
   float eps = 0;
 };
-// Merges the moments of a group in a fixed order, in float64, and makes its affine.
+// Merges the moments of a group (all slots) in a fixed order, in float64, and makes its affine.
 void finish_norm(const Partials& stats, int n, int c, const NormWeights& norm, float2* affine,
                  int affine_stride, const Machine& machine);
 

@@ -20,6 +20,7 @@ struct Portable {
   int tile_h, tiles_x, tiles_y, column_tiles;
   int tiles;  // of all pictures
   Pictures x, shortcut, residual, y;
+  int rows_above;
   int slabs, shortcut_slabs;
   Affine affine;
   const void* weights;
@@ -68,7 +69,7 @@ struct Box {
     const int phase = is_main ? slab / p.slabs : 0;
     first_channel = (is_main ? slab - phase * p.slabs : slab - main_slabs) * kSlab;
     const int margin = is_main ? box_margin(p.mode) : 0, origin = is_main ? box_origin(p.mode) : 0;
-    first_y = tile.y + origin;
+    first_y = tile.y + origin + (is_main ? p.rows_above : 0);
     first_x = tile.x + origin;
     h = p.tile_h + margin;
     w = kTileW + margin;
@@ -151,6 +152,7 @@ inline Portable portable(const Conv& conv, int tile_h) {
   p.width = p.linear ? kTileW : conv.mode == Mode::kUp ? conv.y.w / 2 : conv.y.w;
   p.column_tiles = conv.weight_rows / conv.row_tile;
   p.x = conv.x;
+  p.rows_above = conv.rows_above;
   p.shortcut = conv.shortcut;
   p.residual = conv.residual;
   p.y = conv.y;

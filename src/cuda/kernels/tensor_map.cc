@@ -65,7 +65,7 @@ CUtensorMap picture_map(Element element, const Pictures& p, int box_w, int box_h
   const cuuint64_t sizes[5] = {u64(std::min(p.c, kSlab)), u64(w < 1 ? 1 : w), u64(h < 1 ? 1 : h),
                                u64(p.n), u64(slabs_of(p.c))};
   const cuuint64_t strides[4] = {u64(step * pixel), u64(step * p.w * pixel),
-                                 u64(p.pixels() * pixel), u64(p.n * p.pixels() * pixel)};
+                                 u64(p.pixels() * pixel), u64(p.plane_pixels() * pixel)};
   const cuuint32_t box[5] = {kSlab, static_cast<cuuint32_t>(box_w), static_cast<cuuint32_t>(box_h),
                              1, 1};
   return encode(element, first, sizes, strides, box);
@@ -101,7 +101,7 @@ CUtensorMap token_map(Element element, const Pictures& p, int first_picture, int
       static_cast<const char*>(p.data) + first_picture * picture + first_row * pixel;
   const cuuint64_t sizes[4] = {u64(std::min(p.c, kSlab)), u64(rows), u64(count),
                                u64(slabs_of(p.c))};
-  const cuuint64_t strides[3] = {u64(pixel), u64(picture), u64(p.n * picture)};
+  const cuuint64_t strides[3] = {u64(pixel), u64(picture), u64(p.plane_pixels() * pixel)};
   const cuuint32_t box[4] = {kSlab, static_cast<cuuint32_t>(box_rows), 1, 1};
   return encode(element, first, sizes, strides, box);
 }
