@@ -64,9 +64,16 @@ class AddressRange {
   size_t bytes_ = 0;
 };
 
+// Memory of nobody, all of `range` up to `bytes`, dealt in chunks of `chunk_bytes` until now.
+struct KeptPages {
+  AddressRange range;
+  int64_t bytes = 0, chunk_bytes = 0;
+};
+
 class RowMemory {
  public:
-  explicit RowMemory(int64_t chunk_bytes) : chunk_bytes_(chunk_bytes) {}
+  // Deals what `kept` has first, where its pages are of the size that these chunks ask for.
+  explicit RowMemory(int64_t chunk_bytes, KeptPages kept = {});
 
   // Gives memory to a chunk that has none: a spare one's, or new.
   void deal(std::byte* chunk);
@@ -81,11 +88,18 @@ class RowMemory {
   }
   // Returns spare chunks to the system until no more than `bytes` are held, or none is spare.
   void trim(int64_t bytes);
+  // Up to `most` bytes of spare chunks, which the system may take back while it is short of memory;
+  // none is spare afterwards.
+  KeptPages keep(int64_t most);
 
  private:
+  // Moves a spare chunk's pages; false on an old kernel, which cannot.
+  bool move(std::byte* spare, std::byte* to) const;
+
   int64_t chunk_bytes_;
   int64_t alive_ = 0;
   std::vector<std::byte*> spares_;
+  AddressRange kept_;  // where the first spares are
 };
 
 }  // namespace calotype
