@@ -175,16 +175,19 @@ Tensor Job::run(const Tensor& input) {
       fail(ErrorCode::kCancelled, "cancelled while other jobs had the memory");
   };
   const auto reservation = MemoryLedger::shared().reserve(budget, plan_in, poll);
-  const auto kept = KeptMemory::shared();
-  KeptPages pages = kept->take();
+  const auto memory = KeptMemory::shared();
+  Kept kept = memory->take();
+  if (kept.ops == nullptr || kept.ops->name() != ops_->name()) kept.ops = make_ops(options_);
+  std::swap(kept.ops, ops_);  // the one that has a workspace
   ExecuteOptions execution;
   execution.scratch_folder = scratch_folder(options_.scratch);
   execution.layers = options_.layers;
   execution.mapped_weights = model_.mapped;
-  execution.kept = &pages;
+  execution.kept = &kept.pages;
   execution.keep_bytes = KeptMemory::most(budget);
   Tensor output = run_groups(input, group, std::move(chosen), execution);
-  kept->give(std::move(pages));
+  std::swap(kept.ops, ops_);
+  memory->give(std::move(kept));
   return output;
 }
 

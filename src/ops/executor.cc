@@ -114,7 +114,7 @@ class Execution {
     if (options_.layers != nullptr) {
       for (size_t i = 0; i < graph_.nodes().size(); i++) options_.layers->push_back(report(i));
     }
-    if (options_.kept != nullptr) *options_.kept = memory_.keep(options_.keep_bytes);
+    if (options_.kept != nullptr) keep();
   }
 
  private:
@@ -169,6 +169,15 @@ class Execution {
     const int64_t room = plan_.peak_bytes - pass.output;
     if (rows + workspace() > room) ops_.fit_workspace(pass.workspace);
     memory_.trim(room - workspace() - pass.weights);
+  }
+
+  void keep() {
+    int64_t left = options_.keep_bytes - ops_.held_workspace().total();
+    if (left < 0) {
+      ops_.fit_workspace({});
+      left = options_.keep_bytes;
+    }
+    *options_.kept = memory_.keep(left);
   }
 
   void run_pass(const Pass& pass, int64_t strip_rows) {

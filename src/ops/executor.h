@@ -22,7 +22,7 @@ struct ExecuteOptions {
   std::vector<LayerReport>* layers = nullptr;
   bool mapped_weights = false;  // the pages of weights may be let go when they have been read
   KeptPages* kept = nullptr;    // memory to begin with; what is left in the end
-  int64_t keep_bytes = 0;       // of it, at most
+  int64_t keep_bytes = 0;       // of it and of the workspace, at most
 };
 
 // `input` and `output` are whole activations of ops.element(), NHWC; `graph` and `plan` are of the

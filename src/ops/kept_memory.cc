@@ -16,14 +16,14 @@ std::shared_ptr<KeptMemory> KeptMemory::shared() {
 
 int64_t KeptMemory::most(int64_t budget) { return std::min(budget / 4, int64_t{2} << 30); }
 
-KeptPages KeptMemory::take() {
+Kept KeptMemory::take() {
   const std::lock_guard lock(mutex_);
-  return std::exchange(pages_, {});
+  return std::exchange(kept_, {});
 }
 
-void KeptMemory::give(KeptPages pages) {
+void KeptMemory::give(Kept kept) {
   const std::lock_guard lock(mutex_);
-  if (pages.bytes > pages_.bytes) std::swap(pages, pages_);
+  if (kept.bytes() > kept_.bytes()) std::swap(kept, kept_);
 }
 
 }  // namespace calotype

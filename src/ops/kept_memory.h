@@ -6,9 +6,19 @@
 #include <memory>
 #include <mutex>
 
+#include "ops/ops.h"
 #include "ops/row_memory.h"
 
 namespace calotype {
+
+struct Kept {
+  KeptPages pages;           // of activations
+  std::unique_ptr<Ops> ops;  // and its workspace; may be null
+
+  int64_t bytes() const {
+    return pages.bytes + (ops == nullptr ? 0 : ops->held_workspace().total());
+  }
+};
 
 // One job's at most: what a job takes counts in its own plan, and a job that starts takes it all.
 class KeptMemory {
@@ -18,13 +28,13 @@ class KeptMemory {
   // Of a job with `budget` bytes: between jobs the rest is for whatever the caller does.
   static int64_t most(int64_t budget);
 
-  KeptPages take();
-  // Keeps the larger of what it has and `pages`.
-  void give(KeptPages pages);
+  Kept take();
+  // Keeps the larger of what it has and `kept`.
+  void give(Kept kept);
 
  private:
   std::mutex mutex_;
-  KeptPages pages_;
+  Kept kept_;
 };
 
 }  // namespace calotype

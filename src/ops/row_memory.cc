@@ -83,10 +83,11 @@ RowMemory::RowMemory(int64_t chunk_bytes, KeptPages kept) : chunk_bytes_(chunk_b
   ::madvise(kept_.data() + whole, static_cast<size_t>(kept.bytes - whole), MADV_DONTNEED);
 }
 
-bool RowMemory::move(std::byte* spare, std::byte* to) const {
+bool move_pages([[maybe_unused]] std::byte* from, [[maybe_unused]] int64_t bytes,
+                [[maybe_unused]] std::byte* to) {
 #if defined(__linux__) && defined(MREMAP_DONTUNMAP)
-  const auto bytes = static_cast<size_t>(chunk_bytes_);
-  return ::mremap(spare, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) !=
+  const auto size = static_cast<size_t>(bytes);
+  return ::mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) !=
          MAP_FAILED;
 #else
   return false;
@@ -102,7 +103,8 @@ void RowMemory::deal(std::byte* chunk) {
   std::byte* spare = spares_.back();
   spares_.pop_back();
   // An old kernel: the memory goes back, and new is cleared.
-  if (!move(spare, chunk)) ::madvise(spare, static_cast<size_t>(chunk_bytes_), MADV_DONTNEED);
+  if (!move_pages(spare, chunk_bytes_, chunk))
+    ::madvise(spare, static_cast<size_t>(chunk_bytes_), MADV_DONTNEED);
 }
 
 void RowMemory::trim(int64_t bytes) {
@@ -120,7 +122,8 @@ KeptPages RowMemory::keep(int64_t most) {
   if (spares_.empty()) return kept;
   kept.chunk_bytes = chunk_bytes_;
   kept.range = AddressRange(count * chunk_bytes_, chunk_bytes_);
-  while (!spares_.empty() && move(spares_.back(), kept.range.data() + kept.bytes)) {
+  while (!spares_.empty() &&
+         move_pages(spares_.back(), chunk_bytes_, kept.range.data() + kept.bytes)) {
     spares_.pop_back();
     kept.bytes += chunk_bytes_;
   }

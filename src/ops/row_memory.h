@@ -64,6 +64,10 @@ class AddressRange {
   size_t bytes_ = 0;
 };
 
+// Moves the pages of `bytes` at `from`, and leaves addresses without memory; false on an old
+// kernel, which cannot.
+bool move_pages(std::byte* from, int64_t bytes, std::byte* to);
+
 // Memory of nobody, all of `range` up to `bytes`, dealt in chunks of `chunk_bytes` until now.
 struct KeptPages {
   AddressRange range;
@@ -93,9 +97,6 @@ class RowMemory {
   KeptPages keep(int64_t most);
 
  private:
-  // Moves a spare chunk's pages; false on an old kernel, which cannot.
-  bool move(std::byte* spare, std::byte* to) const;
-
   int64_t chunk_bytes_;
   int64_t alive_ = 0;
   std::vector<std::byte*> spares_;
