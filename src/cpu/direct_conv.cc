@@ -39,12 +39,15 @@ struct DirectShape {
   int64_t patch_floats() const {
     return pointwise ? 0 : round_up(patch_rows * patch_width * in, kBlock);
   }
+  // Filters lie a cache line further apart than they are long: 32 of 512 channels would share two
+  // sets of the cache.
+  int64_t filter_stride() const { return round_up(in * kernel * kernel, kBlock) + kBlock; }
   int64_t result_floats() const {
     return kDirectBandRows * out_columns * kBlock;
   }  // of 16 channels
   // A patch and a panel's results.
   int64_t slot_floats() const {
-    const int64_t of_weights = kDirectMostBlocks * kBlock * in * kernel * kernel;  // as they come
+    const int64_t of_weights = kDirectMostBlocks * kBlock * filter_stride();  // as they come
     return std::max(patch_floats() + kDirectMostBlocks * result_floats(), of_weights);
   }
 };
@@ -172,12 +175,13 @@ void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlo
   if (b.stream) hwy::FlushStream();
 }
 
-// Filters of a panel [block of 16][filter][in][tap] as [tap][in][16 * width].
+// Filters of a panel [filter][in][tap] as [tap][in][16 * width].
 void PackDirect(const DirectShape& s, const float* filters, int64_t blocks, float* out) {
-  const int64_t taps = s.kernel * s.kernel, filter = s.in * taps;
-  for (int64_t t = 0; t < taps; t++) {
-    for (int64_t i = 0; i < s.in; i++) {
-      for (int64_t j = 0; j < blocks * kBlock; j++) *out++ = filters[j * filter + i * taps + t];
+  const int64_t taps = s.kernel * s.kernel, stride = s.filter_stride(), width = blocks * kBlock;
+  for (int64_t i = 0; i < s.in; i++) {
+    for (int64_t j = 0; j < width; j++) {
+      for (int64_t t = 0; t < taps; t++)
+        out[(t * s.in + i) * width + j] = filters[j * stride + i * taps + t];
     }
   }
 }
@@ -213,10 +217,15 @@ void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace&
       [&](int64_t panel, int slot) {
         const int64_t blocks = std::min(width, s.blocks - panel * width);
         const int64_t first = panel * width * kBlock;
-        const int64_t count = std::min(blocks * kBlock, conv.out - first) * filter;
-        float* filters = work.slot(slot, blocks * kBlock * filter);
-        copy_elements(conv.weight, first * filter, {filters, static_cast<size_t>(count)});
-        std::fill_n(filters + count, blocks * kBlock * filter - count, 0.0f);
+        float* filters = work.slot(slot, blocks * kBlock * s.filter_stride());
+        for (int64_t j = 0; j < blocks * kBlock; j++) {
+          float* to = filters + j * s.filter_stride();
+          if (first + j < conv.out) {
+            copy_elements(conv.weight, (first + j) * filter, {to, static_cast<size_t>(filter)});
+          } else {
+            std::fill_n(to, filter, 0.0f);
+          }
+        }
         pack(s, filters, blocks, weights + first * filter);
       },
       tick);

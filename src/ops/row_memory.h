@@ -17,8 +17,8 @@ namespace calotype {
 // Of x86-64 and arm64.
 constexpr int64_t kHugePage = int64_t{2} << 20;
 
-// Chunk bytes for a graph whose largest activation has `largest` bytes a picture: about 1/256 of
-// it, 64 KiB to 16 MiB.
+// Chunk bytes for a graph whose largest activation of a picture, or prepared weights, have
+// `largest` bytes: about 1/256 of it, 64 KiB to 16 MiB.
 int64_t chunk_bytes_for(int64_t largest);
 
 // The chunks that are alive of an activation of `batch` pictures with rows of `row_bytes`, as
