@@ -64,7 +64,8 @@ struct RunOptions {
   // Peak bytes of the job: weights, activations, workspace, input and output tensors, and
   // kProgramBytes for the program itself; on a GPU, of its memory. Jobs that run at once in a
   // process share it: one that finds too little left takes a smaller plan, or waits. 0:
-  // CALOTYPE_MEMORY, else three quarters of what is free.
+  // CALOTYPE_MEMORY, else three quarters of what is free. Between jobs a process that has a model
+  // keeps at most a quarter of it and 2 GiB, for the next job to begin with.
   int64_t memory = 0;
   // Bytes that the caller has besides the input and that `memory` is to count: other pictures of a
   // batch, the source of a padded picture. The smallest budget that works is larger by as much.

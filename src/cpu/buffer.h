@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "ops/row_memory.h"
 
@@ -28,10 +29,7 @@ class Buffer {
   float* reserve(int64_t count) {
     const int64_t bytes = bytes_for(count);
     if (bytes > capacity_) {
-      range_ = AddressRange();  // before there is more
-      range_ = AddressRange(bytes, bytes);
-      capacity_ = bytes;
-      used_ = 0;
+      grow(bytes);
     }
     used_ = std::max(used_, bytes);
     return data();
@@ -47,6 +45,15 @@ class Buffer {
   const float* data() const { return reinterpret_cast<const float*>(range_.data()); }
 
  private:
+  // Pages stay: new ones would have to be cleared.
+  void grow(int64_t bytes) {
+    if (used_ < kHugePage) range_ = AddressRange();  // before there is more
+    AddressRange range(bytes, bytes);
+    if (used_ < kHugePage || !move_pages(range_.data(), used_, range.data())) used_ = 0;
+    range_ = std::move(range);
+    capacity_ = bytes;
+  }
+
   AddressRange range_;
   int64_t capacity_ = 0, used_ = 0;  // bytes; beyond `used_` nothing has memory
 };

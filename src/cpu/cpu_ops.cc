@@ -26,7 +26,7 @@ class CpuOps : public Ops {
   int64_t band_rows(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return kAttentionBandRows;
-    switch (algorithm_of(*conv)) {
+    switch (algorithm_of(graph, *conv)) {
       case Algorithm::kBf16:
         return bf16_band_rows(*conv);
       case Algorithm::kNarrow:
@@ -42,7 +42,7 @@ class CpuOps : public Ops {
   int64_t prepared_bytes(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return 0;
-    switch (algorithm_of(*conv)) {
+    switch (algorithm_of(graph, *conv)) {
       case Algorithm::kBf16:
         return 4 * bf16_weight_floats(*conv);
       case Algorithm::kNarrow:
@@ -62,7 +62,7 @@ class CpuOps : public Ops {
     clear_pages(static_cast<std::byte*>(memory), prepared_bytes(graph, node), poll);
     float* weights = static_cast<float*>(memory);
     work_.open(workspace_of(*conv, graph.extent(conv->x), graph.extent(conv->y), 1, 1));
-    switch (algorithm_of(*conv)) {
+    switch (algorithm_of(graph, *conv)) {
       case Algorithm::kBf16:
         return bf16_prepare(*conv, work_, weights, poll);
       case Algorithm::kNarrow:
@@ -93,7 +93,7 @@ class CpuOps : public Ops {
   std::string algorithm(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return "attention";
-    switch (algorithm_of(*conv)) {
+    switch (algorithm_of(graph, *conv)) {
       case Algorithm::kBf16:
         return "direct bf16";
       case Algorithm::kNarrow:
@@ -112,7 +112,7 @@ class CpuOps : public Ops {
     const Extent y = graph.extent(output_of(node));
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return attention_flop(y);
-    switch (algorithm_of(*conv)) {
+    switch (algorithm_of(graph, *conv)) {
       case Algorithm::kBf16:
         return bf16_flop(*conv, y);
       case Algorithm::kNarrow:
@@ -141,7 +141,7 @@ class CpuOps : public Ops {
                               static_cast<const float*>(call.prepared)};
     Stages stages(tick);
     work_.open(workspace_of(node, problem.x, problem.y, call.batch, call.y.rows));
-    switch (algorithm_of(node)) {
+    switch (algorithm_of(node, problem.x, problem.y)) {
       case Algorithm::kBf16:
         return bf16_conv(simd_, *bf16_, problem, work_, stages);
       case Algorithm::kNarrow:
@@ -162,17 +162,21 @@ class CpuOps : public Ops {
 
  private:
   enum class Algorithm { kBf16, kNarrow, kWinograd, kDirect };
-  Algorithm algorithm_of(const ConvNode& node) const {
+  Algorithm algorithm_of(const ConvNode& node, Extent x, Extent y) const {
     if (bf16_ && bf16_takes(node)) return Algorithm::kBf16;
-    return narrow_takes(node)     ? Algorithm::kNarrow
-           : winograd_takes(node) ? Algorithm::kWinograd
-                                  : Algorithm::kDirect;
+    if (narrow_takes(node)) return Algorithm::kNarrow;
+    const bool winograd =
+        winograd_takes(node) && winograd_pays({simd_, node, x, y, fast_}, node, y);
+    return winograd ? Algorithm::kWinograd : Algorithm::kDirect;
+  }
+  Algorithm algorithm_of(const Graph& graph, const ConvNode& node) const {
+    return algorithm_of(node, graph.extent(node.x), graph.extent(node.y));
   }
   WorkspaceBytes workspace_of(const ConvNode& conv, Extent x, Extent y, int64_t batch,
                               int64_t rows) const {
     Extent strip = y;
     strip.h = rows;
-    switch (algorithm_of(conv)) {
+    switch (algorithm_of(conv, x, y)) {
       case Algorithm::kBf16:
         return bf16_workspace(conv, strip, batch, work_.threads);
       case Algorithm::kNarrow:

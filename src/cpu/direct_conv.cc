@@ -39,12 +39,15 @@ struct DirectShape {
   int64_t patch_floats() const {
     return pointwise ? 0 : round_up(patch_rows * patch_width * in, kBlock);
   }
+  // Filters lie a cache line further apart than they are long: 32 of 512 channels would share two
+  // sets of the cache.
+  int64_t filter_stride() const { return round_up(in * kernel * kernel, kBlock) + kBlock; }
   int64_t result_floats() const {
     return kDirectBandRows * out_columns * kBlock;
   }  // of 16 channels
   // A patch and a panel's results.
   int64_t slot_floats() const {
-    const int64_t of_weights = kDirectMostBlocks * kBlock * in * kernel * kernel;  // as they come
+    const int64_t of_weights = kDirectMostBlocks * kBlock * filter_stride();  // as they come
     return std::max(patch_floats() + kDirectMostBlocks * result_floats(), of_weights);
   }
 };
@@ -90,10 +93,15 @@ void fill_patch(const ConvProblem& p, const DirectShape& s, const DirectBlock& b
 }
 
 // A panel's output channels, 16 * kBlocks, into `out` [block of 16][rows][out_columns][16].
+// Meanwhile lines [0, ahead) of each row of pixels after the block are asked for, where x is its
+// own patch: memory is idle during the products, and the first panel of the next block would wait
+// for all of it.
 template <int kBlocks>
 void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
-                    const float* patch, const float* weights, float* out) {
+                    const float* patch, const float* weights, int64_t first_ahead, int64_t ahead,
+                    float* out) {
   static_assert(kBlocks <= kDirectMostBlocks);
+  const int64_t steps = divide_up(b.columns, kRows) * (s.in / kBlock);
   for (int64_t r = 0; r < b.rows; r++) {
     Product row;
     row.row_stride = s.stride * s.in;
@@ -106,6 +114,10 @@ void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBloc
                           : patch + (r * s.stride + ky) * s.patch_width * s.in;
       row.b = weights + ky * s.kernel * s.in * kBlocks * kBlock;
       row.accumulate = ky > 0;
+      if (ahead > 0 && steps > 0) {
+        row.next_a.from = row.a + b.columns * s.in + first_ahead * kBlock;
+        row.next_a.lines = static_cast<int>(divide_up(ahead, steps));
+      }
       product<kBlocks, Layout::kStrided>(row, b.columns);
     }
   }
@@ -157,13 +169,16 @@ void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlo
     fill_patch<Reading::kPlain>(p, s, b, scratch);
   }
   float* results = scratch + s.patch_floats();
-  for (int64_t block = first; block < end; block += kColumnBlocks) {
+  const int64_t next = std::min(kBlockColumns, p.x.w - b.column - b.columns) * s.in / kBlock;
+  const int64_t ahead = s.pointwise ? divide_up(next, divide_up(end - first, kColumnBlocks)) : 0;
+  int64_t first_ahead = 0;
+  for (int64_t block = first; block < end; block += kColumnBlocks, first_ahead += ahead) {
     const float* weights = p.weights + block * s.block_floats();
     const int64_t count = std::min<int64_t>(kColumnBlocks, s.blocks - block);
     if (count == kColumnBlocks) {
-      convolve_panel<kColumnBlocks>(p, s, b, scratch, weights, results);
+      convolve_panel<kColumnBlocks>(p, s, b, scratch, weights, first_ahead, ahead, results);
     } else {
-      convolve_panel<1>(p, s, b, scratch, weights, results);
+      convolve_panel<1>(p, s, b, scratch, weights, first_ahead, ahead, results);
     }
     for (int64_t i = 0; i < count; i++) {
       finish_block(p, s, b, results + i * s.result_floats(), (block + i) * kBlock, sums);
@@ -172,12 +187,13 @@ void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlo
   if (b.stream) hwy::FlushStream();
 }
 
-// Filters of a panel [block of 16][filter][in][tap] as [tap][in][16 * width].
+// Filters of a panel [filter][in][tap] as [tap][in][16 * width].
 void PackDirect(const DirectShape& s, const float* filters, int64_t blocks, float* out) {
-  const int64_t taps = s.kernel * s.kernel, filter = s.in * taps;
-  for (int64_t t = 0; t < taps; t++) {
-    for (int64_t i = 0; i < s.in; i++) {
-      for (int64_t j = 0; j < blocks * kBlock; j++) *out++ = filters[j * filter + i * taps + t];
+  const int64_t taps = s.kernel * s.kernel, stride = s.filter_stride(), width = blocks * kBlock;
+  for (int64_t i = 0; i < s.in; i++) {
+    for (int64_t j = 0; j < width; j++) {
+      for (int64_t t = 0; t < taps; t++)
+        out[(t * s.in + i) * width + j] = filters[j * stride + i * taps + t];
     }
   }
 }
@@ -213,10 +229,15 @@ void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace&
       [&](int64_t panel, int slot) {
         const int64_t blocks = std::min(width, s.blocks - panel * width);
         const int64_t first = panel * width * kBlock;
-        const int64_t count = std::min(blocks * kBlock, conv.out - first) * filter;
-        float* filters = work.slot(slot, blocks * kBlock * filter);
-        copy_elements(conv.weight, first * filter, {filters, static_cast<size_t>(count)});
-        std::fill_n(filters + count, blocks * kBlock * filter - count, 0.0f);
+        float* filters = work.slot(slot, blocks * kBlock * s.filter_stride());
+        for (int64_t j = 0; j < blocks * kBlock; j++) {
+          float* to = filters + j * s.filter_stride();
+          if (first + j < conv.out) {
+            copy_elements(conv.weight, (first + j) * filter, {to, static_cast<size_t>(filter)});
+          } else {
+            std::fill_n(to, filter, 0.0f);
+          }
+        }
         pack(s, filters, blocks, weights + first * filter);
       },
       tick);
@@ -241,30 +262,38 @@ void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
   if (stats != nullptr) work.sums.reset(units, p.y.c);
   const bool stream = goes_past_caches(p);
   const auto block_conv = CALOTYPE_DISPATCH(DirectBlockConv, simd);
+  const auto block_of = [&](int64_t unit) {
+    const int64_t band = unit / s.columns % bands;
+    DirectBlock b;
+    b.picture = unit / s.columns / bands;
+    b.row = (first_band + band) * kDirectBandRows;
+    b.rows = std::min(kDirectBandRows, p.y.h - b.row);
+    b.column = unit % s.columns * kBlockColumns;
+    b.columns = std::min(kBlockColumns, p.y.w - b.column);
+    b.stream = stream;
+    return b;
+  };
+  const auto channels_at = [&](int64_t part) {
+    return std::min(round_up(s.blocks * part / splits, kDirectMostBlocks), s.blocks);
+  };
+  // A thread takes a whole band where there are enough of them: what it asks for is its own.
+  const int64_t together = units / s.columns >= int64_t{8} * work.threads ? s.columns : 1;
   pool.parallel_for(
-      work.threads, units * splits,
+      work.threads, units / together * splits,
       [&](int64_t job, int slot) {
-        const int64_t unit = job / splits, split = job % splits;
-        const int64_t band = unit / s.columns % bands;
-        DirectBlock b;
-        b.picture = unit / s.columns / bands;
-        b.row = (first_band + band) * kDirectBandRows;
-        b.rows = std::min(kDirectBandRows, p.y.h - b.row);
-        b.column = unit % s.columns * kBlockColumns;
-        b.columns = std::min(kBlockColumns, p.y.w - b.column);
-        b.stream = stream;
-        BlockSums sums = {};
-        if (stats != nullptr) {
-          sums = work.sums.at(unit);
-          if (split == 0) work.sums.set_count(unit, b.rows * b.columns);
+        const int64_t first = job / splits * together, split = job % splits;
+        for (int64_t unit = first; unit < first + together; unit++) {
+          const DirectBlock b = block_of(unit);
+          BlockSums sums = {};
+          if (stats != nullptr) {
+            sums = work.sums.at(unit);
+            if (split == 0) work.sums.set_count(unit, b.rows * b.columns);
+          }
+          block_conv(p, s, b, channels_at(split), channels_at(split + 1),
+                     work.slot(slot, s.slot_floats()), sums);
         }
-        const auto block_at = [&](int64_t part) {
-          return std::min(round_up(s.blocks * part / splits, kDirectMostBlocks), s.blocks);
-        };
-        block_conv(p, s, b, block_at(split), block_at(split + 1), work.slot(slot, s.slot_floats()),
-                   sums);
       },
-      stages.next(1, units * splits));
+      stages.next(1, units / together * splits));
   if (stats != nullptr) merge_sums(work.sums, p.y.c, s.columns, first_band, bands, *stats);
 }
 

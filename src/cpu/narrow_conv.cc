@@ -53,10 +53,13 @@ void read_row(const ConvProblem& p, const NarrowShape& s, const NarrowBlock& b, 
   const NormPointers norm = {p.norm.mean(b.picture), p.norm.scale(b.picture),
                              p.norm.shift(b.picture)};
   const float* x = p.x_row(b.picture, row);
+  const int64_t ahead = row < b.row + b.rows && row + 1 < p.x.h ? p.x.w * s.in : 0;
   for (int64_t c = b.column - 1; c <= b.column + b.columns; c++, out += s.in) {
     if (c < 0 || c >= p.x.w) {
       std::fill_n(out, s.in, 0.0f);
     } else {
+      for (int64_t i = 0; i < s.in && ahead != 0; i += kBlock)
+        __builtin_prefetch(x + c * s.in + ahead + i, 0, 2);
       read_pixel<kReading>(x + c * s.in, s.in, norm, out);
     }
   }

@@ -42,6 +42,8 @@ struct WinogradShape {
   // would share their sets of the cache.
   int64_t weight_plane() const { return groups() * depth() * out_padded + kBlock; }
   int64_t weight_floats() const { return products * weight_plane(); }
+  // What an L3 does not hold until it is read: written past the caches.
+  bool weights_are_large() const { return weight_floats() * 4 > (int64_t{16} << 20); }
   // Parts of a thread's scratch, in this order.
   int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
   int64_t input_plane() const { return depth() * tiles_of_block() + kBlock; }
@@ -59,8 +61,11 @@ struct WinogradShape {
   Range depth_of(int64_t row, int64_t column) const;
 };
 
-// True where the algorithm takes the layer (kernel 3, enough channels to fill its vectors).
+// True where the algorithm takes the layer (kernel 3, enough channels to fill its vectors), and
+// where that is faster than direct convolution. It depends on a picture's size, not on how many
+// there are.
 bool winograd_takes(const ConvNode& node);
+bool winograd_pays(const WinogradShape& shape, const ConvNode& node, Extent y);
 
 double winograd_flop(const WinogradShape& shape);
 WorkspaceBytes winograd_workspace(const WinogradShape& shape, Extent y, int64_t batch, int threads);

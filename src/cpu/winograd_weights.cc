@@ -104,8 +104,7 @@ void TransformFilters(const WinogradShape& s, const float* filters, int64_t colu
   const int64_t width = PanelWidth(s.out_padded, column);
   const int64_t panel = column / kColumns * kColumns;
   const int64_t group_floats = s.depth() * s.out_padded;
-  // What an L3 does not hold until it is read.
-  const bool stream = s.weight_floats() * 4 > (int64_t{16} << 20);
+  const bool stream = s.weights_are_large();
   const int64_t at = panel * s.depth() + (column - panel);
   if (s.tiles == Tiles::kF43) {
     transform_filters<F43>(s, filters, 0, 0, width, stream, weights + at);

@@ -1,6 +1,7 @@
 #include "calotype/autoencoder_kl.h"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -14,6 +15,7 @@
 #include "model/job.h"
 #include "model/latent_space.h"
 #include "model/tensor_source.h"
+#include "ops/kept_memory.h"
 
 namespace calotype {
 namespace {
@@ -61,6 +63,7 @@ struct AutoencoderKL::Impl {
   std::optional<LatentSpace> latent_space;
   int64_t encoder_parameters = 0, decoder_parameters = 0;
   mutable DeviceSessions sessions;
+  std::shared_ptr<KeptMemory> kept = KeptMemory::shared();  // between this model's jobs
 
   const Encoder& need_encoder() const {
     if (!encoder)

@@ -12,6 +12,7 @@
 #include "cpu/cpu_ops.h"
 #include "model/ledger.h"
 #include "ops/executor.h"
+#include "ops/kept_memory.h"
 #include "ops/machine.h"
 #include "ops/scratch.h"
 #include "ops/speed.h"
@@ -174,10 +175,24 @@ Tensor Job::run(const Tensor& input) {
       fail(ErrorCode::kCancelled, "cancelled while other jobs had the memory");
   };
   const auto reservation = MemoryLedger::shared().reserve(budget, plan_in, poll);
-  return run_groups(input, group, std::move(chosen));
+  const auto memory = KeptMemory::shared();
+  Kept kept = memory->take();
+  if (kept.ops == nullptr || kept.ops->name() != ops_->name()) kept.ops = make_ops(options_);
+  std::swap(kept.ops, ops_);  // the one that has a workspace
+  ExecuteOptions execution;
+  execution.scratch_folder = scratch_folder(options_.scratch);
+  execution.layers = options_.layers;
+  execution.mapped_weights = model_.mapped;
+  execution.kept = &kept.pages;
+  execution.keep_bytes = KeptMemory::most(budget);
+  Tensor output = run_groups(input, group, std::move(chosen), execution);
+  std::swap(kept.ops, ops_);
+  memory->give(std::move(kept));
+  return output;
 }
 
-Tensor Job::run_groups(const Tensor& input, int64_t group, ExecutionPlan plan) {
+Tensor Job::run_groups(const Tensor& input, int64_t group, ExecutionPlan plan,
+                       ExecuteOptions options) {
   const Extent in = graph_.extent(graph_.input()), out = graph_.extent(graph_.output());
   const int64_t reserved = base_bytes() + plan.peak_bytes;
   int64_t planned = group;
@@ -190,10 +205,6 @@ Tensor Job::run_groups(const Tensor& input, int64_t group, ExecutionPlan plan) {
     const int64_t in_size = in.h * in.w * in.c, out_size = out.h * out.w * out.c;
     const float* x = input.data() + first * in_size;
     float* y = output.data() + first * out_size;
-    ExecuteOptions options;
-    options.scratch_folder = scratch_folder(options_.scratch);
-    options.layers = options_.layers;
-    options.mapped_weights = model_.mapped;
     if (options_.progress) {
       options.progress = [&](const Progress& progress) {
         const double done =

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "calotype/autoencoder_kl.h"
+#include "ops/executor.h"
 #include "ops/graph.h"
 #include "ops/ops.h"
 #include "ops/planner.h"
@@ -35,7 +36,7 @@ class Job {
   int64_t smallest_budget();
   ExecutionPlan plan_group(int64_t pictures, int64_t budget) const;
   int64_t group(int64_t budget) const;
-  Tensor run_groups(const Tensor& input, int64_t group, ExecutionPlan plan);
+  Tensor run_groups(const Tensor& input, int64_t group, ExecutionPlan plan, ExecuteOptions options);
 
   Graph graph_;  // lowered
   const Graph network_;

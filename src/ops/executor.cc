@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "core/cat.h"
 #include "core/checked.h"
@@ -93,7 +94,7 @@ class Execution {
         input_(input),
         output_(output),
         options_(options),
-        memory_(plan.chunk_bytes),
+        memory_(plan.chunk_bytes, options.kept == nullptr ? KeptPages() : std::move(*options.kept)),
         stats_(static_cast<size_t>(graph.activations())),
         seconds_(graph.nodes().size(), 0),
         waits_(graph.nodes().size(), 0) {
@@ -113,6 +114,7 @@ class Execution {
     if (options_.layers != nullptr) {
       for (size_t i = 0; i < graph_.nodes().size(); i++) options_.layers->push_back(report(i));
     }
+    if (options_.kept != nullptr) keep();
   }
 
  private:
@@ -167,6 +169,15 @@ class Execution {
     const int64_t room = plan_.peak_bytes - pass.output;
     if (rows + workspace() > room) ops_.fit_workspace(pass.workspace);
     memory_.trim(room - workspace() - pass.weights);
+  }
+
+  void keep() {
+    int64_t left = options_.keep_bytes - ops_.held_workspace().total();
+    if (left < 0) {
+      ops_.fit_workspace({});
+      left = options_.keep_bytes;
+    }
+    *options_.kept = memory_.keep(left);
   }
 
   void run_pass(const Pass& pass, int64_t strip_rows) {

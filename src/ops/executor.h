@@ -12,6 +12,7 @@
 #include "ops/graph.h"
 #include "ops/ops.h"
 #include "ops/planner.h"
+#include "ops/row_memory.h"
 
 namespace calotype {
 
@@ -20,6 +21,8 @@ struct ExecuteOptions {
   ProgressCallback progress;
   std::vector<LayerReport>* layers = nullptr;
   bool mapped_weights = false;  // the pages of weights may be let go when they have been read
+  KeptPages* kept = nullptr;    // memory to begin with; what is left in the end
+  int64_t keep_bytes = 0;       // of it and of the workspace, at most
 };
 
 // `input` and `output` are whole activations of ops.element(), NHWC; `graph` and `plan` are of the

@@ -71,6 +71,8 @@ class Planner {
       : graph_(graph), ops_(ops), batch_(batch), options_(options) {
     int64_t largest = 0;
     for (int a = 0; a < graph.activations(); a++) largest = std::max(largest, picture_bytes(a));
+    for (const Node& node : graph.nodes())
+      largest = std::max(largest, ops.prepared_bytes(graph, node));
     chunk_bytes_ = chunk_bytes_for(largest);
     for (const Node& node : graph.nodes()) {
       flop_.push_back(static_cast<double>(batch) * ops.flop_executed(graph, node));

@@ -73,6 +73,27 @@ AddressRange& AddressRange::operator=(AddressRange&& other) noexcept {
   return *this;
 }
 
+RowMemory::RowMemory(int64_t chunk_bytes, KeptPages kept) : chunk_bytes_(chunk_bytes) {
+  const auto huge = [](int64_t bytes) { return bytes % kHugePage == 0; };
+  if (kept.bytes == 0 || huge(kept.chunk_bytes) != huge(chunk_bytes)) return;
+  kept_ = std::move(kept.range);
+  const int64_t whole = kept.bytes / chunk_bytes * chunk_bytes;
+  for (int64_t at = 0; at < whole; at += chunk_bytes) spares_.push_back(kept_.data() + at);
+  if (whole == kept.bytes) return;
+  ::madvise(kept_.data() + whole, static_cast<size_t>(kept.bytes - whole), MADV_DONTNEED);
+}
+
+bool move_pages([[maybe_unused]] std::byte* from, [[maybe_unused]] int64_t bytes,
+                [[maybe_unused]] std::byte* to) {
+#if defined(__linux__) && defined(MREMAP_DONTUNMAP)
+  const auto size = static_cast<size_t>(bytes);
+  return ::mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) !=
+         MAP_FAILED;
+#else
+  return false;
+#endif
+}
+
 void RowMemory::deal(std::byte* chunk) {
   alive_++;
   // A chunk that is made again may be a spare itself: another's memory over it would leave it in
@@ -81,14 +102,9 @@ void RowMemory::deal(std::byte* chunk) {
   if (spares_.empty()) return;  // new memory comes with the first touch
   std::byte* spare = spares_.back();
   spares_.pop_back();
-  const auto bytes = static_cast<size_t>(chunk_bytes_);
-#if defined(__linux__) && defined(MREMAP_DONTUNMAP)
-  if (::mremap(spare, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, chunk) !=
-      MAP_FAILED)
-    return;
-#endif
-  ::madvise(spare, bytes,
-            MADV_DONTNEED);  // an old kernel: the memory goes back, and new is cleared
+  // An old kernel: the memory goes back, and new is cleared.
+  if (!move_pages(spare, chunk_bytes_, chunk))
+    ::madvise(spare, static_cast<size_t>(chunk_bytes_), MADV_DONTNEED);
 }
 
 void RowMemory::trim(int64_t bytes) {
@@ -96,6 +112,26 @@ void RowMemory::trim(int64_t bytes) {
     ::madvise(spares_.back(), static_cast<size_t>(chunk_bytes_), MADV_DONTNEED);
     spares_.pop_back();
   }
+}
+
+KeptPages RowMemory::keep(int64_t most) {
+  KeptPages kept;
+  const int64_t count =
+      std::min<int64_t>(static_cast<int64_t>(spares_.size()), most / chunk_bytes_);
+  trim((alive_ + count) * chunk_bytes_);
+  if (spares_.empty()) return kept;
+  kept.chunk_bytes = chunk_bytes_;
+  kept.range = AddressRange(count * chunk_bytes_, chunk_bytes_);
+  while (!spares_.empty() &&
+         move_pages(spares_.back(), chunk_bytes_, kept.range.data() + kept.bytes)) {
+    spares_.pop_back();
+    kept.bytes += chunk_bytes_;
+  }
+  trim(0);
+#ifdef MADV_FREE
+  if (kept.bytes > 0) ::madvise(kept.range.data(), static_cast<size_t>(kept.bytes), MADV_FREE);
+#endif
+  return kept;
 }
 
 }  // namespace calotype

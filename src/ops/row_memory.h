@@ -17,8 +17,8 @@ namespace calotype {
 // Of x86-64 and arm64.
 constexpr int64_t kHugePage = int64_t{2} << 20;
 
-// Chunk bytes for a graph whose largest activation has `largest` bytes a picture: about 1/256 of
-// it, 64 KiB to 16 MiB.
+// Chunk bytes for a graph whose largest activation of a picture, or prepared weights, have
+// `largest` bytes: about 1/256 of it, 64 KiB to 16 MiB.
 int64_t chunk_bytes_for(int64_t largest);
 
 // The chunks that are alive of an activation of `batch` pictures with rows of `row_bytes`, as
@@ -64,9 +64,20 @@ class AddressRange {
   size_t bytes_ = 0;
 };
 
+// Moves the pages of `bytes` at `from`, and leaves addresses without memory; false on an old
+// kernel, which cannot.
+bool move_pages(std::byte* from, int64_t bytes, std::byte* to);
+
+// Memory of nobody, all of `range` up to `bytes`, dealt in chunks of `chunk_bytes` until now.
+struct KeptPages {
+  AddressRange range;
+  int64_t bytes = 0, chunk_bytes = 0;
+};
+
 class RowMemory {
  public:
-  explicit RowMemory(int64_t chunk_bytes) : chunk_bytes_(chunk_bytes) {}
+  // Deals what `kept` has first, where its pages are of the size that these chunks ask for.
+  explicit RowMemory(int64_t chunk_bytes, KeptPages kept = {});
 
   // Gives memory to a chunk that has none: a spare one's, or new.
   void deal(std::byte* chunk);
@@ -81,11 +92,15 @@ class RowMemory {
   }
   // Returns spare chunks to the system until no more than `bytes` are held, or none is spare.
   void trim(int64_t bytes);
+  // Up to `most` bytes of spare chunks, which the system may take back while it is short of memory;
+  // none is spare afterwards.
+  KeptPages keep(int64_t most);
 
  private:
   int64_t chunk_bytes_;
   int64_t alive_ = 0;
   std::vector<std::byte*> spares_;
+  AddressRange kept_;  // where the first spares are
 };
 
 }  // namespace calotype

@@ -54,6 +54,14 @@ void expect_like_reference(const Spec& spec, uint64_t seed, const LayerCall& cal
   }
 }
 
+void expect_algorithm(const ConvSpec& spec, const std::string& name) {
+  Random random(1);
+  const Layer layer(spec, random);
+  const std::string algorithm =
+      make_cpu_ops(Precision::kF32, 2)->algorithm(layer.graph(), layer.node());
+  EXPECT_TRUE(algorithm.starts_with(name)) << algorithm;
+}
+
 int some_groups(int64_t channels, Random& random) {
   std::vector<int> divisors;
   for (int g = 1; g <= channels; g++) {
@@ -95,11 +103,31 @@ TEST(CpuConv, equals_the_reference_on_wide_layers) {
     s.h = 19;
     s.w = 26;
     s.in = 128;
-    s.out = 256;
+    s.out = sampling == Sampling::kDownsample ? 192 : 256;
     s.groups = 32;
     s.out_groups = 32;
     s.sampling = sampling;
     s.residual = sampling == Sampling::kSame;
+    expect_algorithm(s, "winograd");
+    expect_like_reference(s, seed);
+  }
+}
+
+// A few pixels are not worth the transform of so many weights.
+TEST(CpuConv, equals_the_reference_on_few_pixels_of_wide_layers) {
+  const uint64_t seed = test_seed(17);
+  for (const Sampling sampling : {Sampling::kSame, Sampling::kUpsample, Sampling::kDownsample}) {
+    ConvSpec s;
+    s.h = 5;
+    s.w = 9;
+    s.in = 320;
+    s.out = 400;
+    s.groups = 32;
+    s.out_groups = 16;
+    s.sampling = sampling;
+    s.residual = sampling == Sampling::kSame;
+    s.dtype = DType::kBF16;
+    expect_algorithm(s, "direct");
     expect_like_reference(s, seed);
   }
 }

@@ -89,5 +89,40 @@ TEST(RowMemory, never_takes_memory_that_is_alive) {
   }
 }
 
+// What one job leaves, the next one begins with: all that is dealt is writable and its own.
+TEST(RowMemory, begins_with_what_was_kept) {
+  for (const int64_t chunk : {kChunk, kHugePage}) {
+    KeptPages kept;
+    {
+      AddressRange range(4 * chunk, chunk);
+      RowMemory memory(chunk);
+      for (int64_t i = 0; i < 4; i++) {
+        memory.deal(range.data() + i * chunk);
+        range.data()[i * chunk] = std::byte{1};
+      }
+      for (int64_t i = 0; i < 4; i++) memory.take_back(range.data() + i * chunk);
+      kept = memory.keep(3 * chunk + 1);
+      EXPECT_EQ(memory.held_bytes(), 0);
+    }
+    EXPECT_EQ(kept.bytes, 3 * chunk);
+    AddressRange range(6 * chunk, chunk);
+    RowMemory memory(2 * chunk, std::move(kept));  // a chunk of twice the size, and half of one
+    EXPECT_EQ(memory.held_bytes(), 2 * chunk);
+    for (int64_t i = 0; i < 3; i++) memory.deal(range.data() + 2 * i * chunk);
+    EXPECT_EQ(memory.held_bytes(), 6 * chunk);
+    std::memset(range.data(), 7, static_cast<size_t>(6 * chunk));
+    for (int64_t i = 0; i < 6; i++) EXPECT_EQ(range.data()[i * chunk], std::byte{7});
+  }
+}
+
+// Huge pages do not become small ones, of which a part could be let go.
+TEST(RowMemory, keeps_huge_pages_apart_from_small_ones) {
+  AddressRange range(kHugePage, kHugePage);
+  RowMemory memory(kHugePage);
+  memory.deal(range.data());
+  memory.take_back(range.data());
+  EXPECT_EQ(RowMemory(kChunk, memory.keep(kHugePage)).held_bytes(), 0);
+}
+
 }  // namespace
 }  // namespace calotype::test
