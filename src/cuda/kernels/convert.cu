@@ -37,7 +37,9 @@ __global__ void __launch_bounds__(kThreads) import_kernel(Import call) {
   const int y = static_cast<int>(pixel / out.w % out.h);
   const int64_t b = pixel / out.pixels();
   T* to = static_cast<T*>(out.data) + out.offset(pixel, c0);
-  for (int k = 0; k < 8 && c0 + k < out.padded(); k++) {
+  // Of two bytes, pixels are whole eights of channels: what lies between them is read, not used.
+  const int end = sizeof(T) == 2 ? 8 : min(8, out.c - c0);
+  for (int k = 0; k < end; k++) {
     if (c0 + k >= out.c) {
       to[k] = narrow<T>(0);
       continue;
