@@ -16,7 +16,7 @@ _calotype() {
   case $prev in
     --family) words="flux sd1 sd2 sdxl sd3 flux2" ;;
     --backend) words="auto cpu cuda reference" ;;
-    --precision) words="f32 fast bf16 f16" ;;
+    --precision) words="f32 fast bf16 f16 fp8" ;;
     --layout) words="nchw nhwc" ;;
     --keys) words="diffusers original" ;;
     --bit-depth) words="8 16" ;;

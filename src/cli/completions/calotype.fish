@@ -30,7 +30,7 @@ complete -c calotype -n "__calotype_in $models" -l family -x -a 'flux sd1 sd2 sd
 complete -c calotype -n "__calotype_in $models" -l verify -d 'Check digests'
 complete -c calotype -n "__calotype_in $computing" -l backend -x -a 'auto cpu cuda reference' -d 'What computes'
 complete -c calotype -n "__calotype_in $computing" -l device -x -d 'Which GPU'
-complete -c calotype -n "__calotype_in $computing" -l precision -x -a 'f32 fast bf16 f16' -d 'Of the arithmetic'
+complete -c calotype -n "__calotype_in $computing" -l precision -x -a 'f32 fast bf16 f16 fp8' -d 'Of the arithmetic'
 complete -c calotype -n "__calotype_in $computing" -l threads -x -d 'How many'
 complete -c calotype -n "__calotype_in $computing" -l memory -x -d 'Peak bytes'
 complete -c calotype -n "__calotype_in $computing" -l scratch -r -d 'Where to spill'
