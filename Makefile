@@ -3,7 +3,7 @@ BUILD ?= build
 CMAKE_FLAGS ?=
 PREFIX ?= /usr/local
 
-.PHONY: all packages demo test check lint format install clean cuda test-cuda bench-cuda
+.PHONY: all packages demo test check lint format install clean cuda test-cuda sanitize-cuda bench-cuda
 
 all: packages
 	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DCALOTYPE_TESTS=OFF $(CMAKE_FLAGS)
@@ -47,6 +47,15 @@ cuda:
 
 test-cuda: cuda
 	CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so build-cuda/bin/cuda_gpu_test
+
+# Takes long: FILTER=PATTERN runs some of the tests, as --gtest_filter has it.
+FILTER ?= Kernels/GpuOps.*
+sanitize-cuda: cuda
+	for tool in memcheck racecheck; do \
+	    CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so \
+	        compute-sanitizer --tool $$tool --error-exitcode 1 build-cuda/bin/cuda_gpu_test \
+	        --gtest_filter='$(FILTER)' || exit 1; \
+	done
 
 bench-cuda: cuda
 	python3 bench/peers_cuda.py --library build-cuda/bin --portable
