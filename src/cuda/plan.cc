@@ -13,7 +13,8 @@ constexpr int64_t kMomentsBytes = 12;  // three floats, see Moments
 constexpr int64_t kHopperRows = 256;   // of a tile of hopper_attention
 // Decoding 1024x1024, 8.9 TFLOP, on the 132 multiprocessors of an H100: docs/performance_gpu.md.
 // Other GPUs were not measured.
-constexpr double kHopperSeconds = 14.4e-3, kPortableSeconds = 25.6e-3, kExactSeconds = 0.38;
+constexpr double kHopperSeconds = 14.4e-3, kFp8Seconds = 11.1e-3, kPortableSeconds = 25.6e-3,
+                 kExactSeconds = 0.38;
 
 Mode mode_of(const ConvNode& node) {
   if (node.sampling == Sampling::kUpsample) return Mode::kUp;
@@ -360,9 +361,10 @@ GraphPlan plan_graph(const Graph& graph, int64_t batch, const Target& target) {
 }
 
 double Target::rate() const {
-  const double seconds = precision == Precision::kF32 ? kExactSeconds
-                         : hopper                     ? kHopperSeconds
-                                                      : kPortableSeconds;
+  const double seconds = precision == Precision::kF32   ? kExactSeconds
+                         : precision == Precision::kFP8 ? kFp8Seconds
+                         : hopper                       ? kHopperSeconds
+                                                        : kPortableSeconds;
   return 8.9e12 / seconds / 132 * processors;
 }
 
