@@ -2,6 +2,8 @@
 
 import pathlib
 
+import calotype
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,3 +16,19 @@ PHOTO = pathlib.Path(__file__).parents[2] / "models/photos/astronaut.png"
 def photo():
     """The bundled photograph, 512x512, RGB."""
     return Image.open(PHOTO).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def vae():
+    """The embedded model."""
+    return calotype.AutoencoderKL.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def latents():
+    return np.random.default_rng(0).standard_normal((2, 16, 6, 5), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(vae, latents):
+    return vae.decode(latents, output="np", clamp=False)
