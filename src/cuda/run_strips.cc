@@ -210,7 +210,7 @@ Store Runner::store_of(Activation a, const Strip& strip) const {
 Partials Runner::partials_of(Activation a, const StripPlan& plan, int s) const {
   Partials part = partials(a);
   part.data += int64_t{s} * plan.slots;
-  part.slots = std::min(plan.slots, part.slots - s * plan.slots);
+  part.slots = s + 1 < plan.count ? plan.slots : part.slots - s * plan.slots;
   return part;
 }
 

@@ -71,6 +71,13 @@ __device__ __forceinline__ float exp2_fast(float v) {
   return e;
 }
 
+// SiLU of the affine of two values; factors are halved, see silu_of_half.
+template <class T>
+__device__ __forceinline__ uint32_t activate(uint32_t pair, float2 low, float2 high) {
+  const float2 v = unpack<T>(pair);
+  return pack<T>(silu_of_half(fmaf(v.x, low.x, low.y)), silu_of_half(fmaf(v.y, high.x, high.y)));
+}
+
 // As exact as float32 is.
 __device__ __forceinline__ float silu(float v) { return v / (1.0f + expf(-v)); }
 

@@ -5,13 +5,6 @@
 
 namespace calotype::cuda {
 
-// SiLU of the affine of two values; factors are halved, see silu_of_half.
-template <class T>
-__device__ __forceinline__ uint32_t activate(uint32_t pair, float2 low, float2 high) {
-  const float2 v = unpack<T>(pair);
-  return pack<T>(silu_of_half(fmaf(v.x, low.x, low.y)), silu_of_half(fmaf(v.y, high.x, high.y)));
-}
-
 // Four of bf16, activated, as e4m3: a GroupNorm keeps them near 1, from 2^-6 to 448 they have all
 // of its bits, beyond they saturate. Through f16, which holds what e4m3 does.
 __device__ __forceinline__ uint32_t activate_fp8(uint32_t first, uint32_t second,

@@ -76,12 +76,6 @@ __device__ __forceinline__ uint32_t in_weights(int row, int chunk) {
 // The first of a lane's eight channels of the four blocks from 4 g on.
 __device__ __forceinline__ int lane_channel(int g, int quad) { return 32 * g + 8 * quad; }
 
-template <class T>
-__device__ __forceinline__ uint32_t activate(uint32_t pair, float2 low, float2 high) {
-  const float2 v = unpack<T>(pair);
-  return pack<T>(silu_of_half(fmaf(v.x, low.x, low.y)), silu_of_half(fmaf(v.y, high.x, high.y)));
-}
-
 // Boxes of a tile come in this order: the residual, which the sums begin with; the input; the
 // shortcut's.
 template <class L>
