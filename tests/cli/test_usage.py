@@ -165,11 +165,12 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_failed_job(calotype, picture
     assert not (calotype.folder / "out.png").exists() and not (calotype.folder / "out.npy").exists()
 
 
+@pytest.mark.parametrize("precision", ["f16", "fp8"])
 @pytest.mark.parametrize("command", COMPUTING)
-def test_precisions_that_the_cpu_lacks_are_refused(calotype, picture, latents, command):
+def test_precisions_that_the_cpu_lacks_are_refused(calotype, picture, latents, command, precision):
     picture("no.png"), latents("no.npy")
-    line = calotype.error(*COMPLETE[command], "--backend", "cpu", "--precision", "f16", code=2)
-    assert "f16" in line
+    line = calotype.error(*COMPLETE[command], "--backend", "cpu", "--precision", precision, code=2)
+    assert f"--precision {precision} is for GPUs" in line
 
 
 @pytest.mark.parametrize("command", COMPUTING)

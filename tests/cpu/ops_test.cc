@@ -90,6 +90,17 @@ ConvSpec random_conv(Random& random) {
   return s;
 }
 
+TEST(CpuOps, refuse_precisions_of_gpus) {
+  for (const Precision precision : {Precision::kF16, Precision::kFP8}) {
+    try {
+      make_cpu_ops(precision, 1);
+      ADD_FAILURE() << "the CPU has no such products";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    }
+  }
+}
+
 TEST(CpuConv, equals_the_reference_on_random_shapes) {
   const uint64_t seed = test_seed(1);
   Random random(seed);

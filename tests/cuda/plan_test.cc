@@ -216,6 +216,23 @@ TEST(CudaPlan, takes_the_kernels_that_the_precision_and_the_gpu_have) {
 }
 
 // Widths whose groups have an odd number of channels cannot be told from pairs of channels.
+TEST(CudaPlan, fp8_is_in_the_3x3_convolutions_after_a_norm_alone) {
+  const Graph graph = decoder(flux(), 64, 64);
+  const GraphPlan plan = plan_graph(graph, 1, {Precision::kFP8, true, 132});
+  int found = 0;
+  for (size_t i = 0; i < graph.nodes().size(); i++) {
+    const auto* conv = std::get_if<ConvNode>(&graph.nodes()[i]);
+    const bool expected = conv != nullptr && conv->norm && conv->sampling == Sampling::kSame &&
+                          conv->conv.kernel == 3 && conv->y.id != graph.output().id;
+    EXPECT_EQ(plan.nodes[i].conv.fp8, expected) << name_of(graph.nodes()[i]);
+    found += expected;
+  }
+  EXPECT_EQ(found, 28);  // of 14 resnets
+  const GraphPlan wide = plan_graph(graph, 1, kHopper);
+  EXPECT_EQ(plan.arena_bytes, wide.arena_bytes);
+  EXPECT_LT(plan.weight_bytes, wide.weight_bytes * 7 / 10);
+}
+
 TEST(CudaPlan, statistics_of_odd_groups_take_a_pass_of_their_own) {
   const Conv2d conv = {{}, {}, 8, 96, 3};
   for (const int groups : {32, 16}) {
