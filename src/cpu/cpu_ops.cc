@@ -59,9 +59,9 @@ class CpuOps : public Ops {
     const ConvNode* conv = as_conv(node);
     if (conv == nullptr) return;
     const ThreadPool::Tick poll = [&](int64_t) { tick(0); };
-    clear_pages(static_cast<std::byte*>(memory), prepared_bytes(graph, node), poll);
+    touch_pages(memory, prepared_bytes(graph, node), work_.threads, tick);
     float* weights = static_cast<float*>(memory);
-    work_.open(workspace_of(*conv, graph.extent(conv->x), graph.extent(conv->y), 1, 1));
+    work_.open(workspace_of(*conv, graph.extent(conv->x), graph.extent(conv->y), 1, 1), tick);
     switch (algorithm_of(graph, *conv)) {
       case Algorithm::kBf16:
         return bf16_prepare(*conv, work_, weights, poll);
@@ -140,7 +140,8 @@ class CpuOps : public Ops {
                               load_bias(node.conv),
                               static_cast<const float*>(call.prepared)};
     Stages stages(tick);
-    work_.open(workspace_of(node, problem.x, problem.y, call.batch, call.y.rows));
+    work_.open(workspace_of(node, problem.x, problem.y, call.batch, call.y.rows), tick);
+    touch(call.y, call.batch, tick);
     switch (algorithm_of(node, problem.x, problem.y)) {
       case Algorithm::kBf16:
         return bf16_conv(simd_, *bf16_, problem, work_, stages);
@@ -156,7 +157,7 @@ class CpuOps : public Ops {
   void attention(const AttentionCall& call, const Tick& tick) override {
     const FoldedNorm norm = fold_norm(call.node->norm, call.x_stats, call.batch);
     Stages stages(tick);
-    work_.open(attention_workspace(call.x.extent, call.batch, work_.threads));
+    work_.open(attention_workspace(call.x.extent, call.batch, work_.threads), tick);
     cpu::attention(simd_, call, norm, work_, stages);
   }
 
@@ -192,19 +193,12 @@ class CpuOps : public Ops {
     return WinogradShape(simd_, node, graph.extent(node.x), graph.extent(node.y), fast_);
   }
 
-  // New memory is cleared at the first touch, and the first block of filters touches all of it:
-  // 67 MB for the widest layer, which a virtual machine may take 0.2 s for. So piece by piece.
-  void clear_pages(std::byte* memory, int64_t bytes, const ThreadPool::Tick& poll) {
-    constexpr int64_t kPage = 4096, kPiece = int64_t{4} << 20;
-    ThreadPool::shared().parallel_for(
-        work_.threads, divide_up(bytes, kPiece),
-        [&](int64_t piece, int) {
-          const int64_t end = std::min(bytes, (piece + 1) * kPiece);
-          for (int64_t at = piece * kPiece; at < end; at += kPage) {
-            *const_cast<volatile std::byte*>(memory + at) = std::byte{0};
-          }
-        },
-        poll);
+  void touch(const Rows& y, int64_t batch, const Tick& tick) const {
+    const int64_t bytes = y.rows * y.extent.w * y.extent.c * int64_t{sizeof(float)};
+    for (int64_t picture = 0; picture < batch; picture++) {
+      float* rows = static_cast<float*>(y.data) + picture * y.picture_stride;
+      touch_pages(rows, bytes, work_.threads, tick);
+    }
   }
 
   // Padded with zeros.

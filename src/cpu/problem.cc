@@ -1,5 +1,8 @@
 #include "cpu/problem.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
 
 namespace calotype::cpu {
@@ -61,6 +64,33 @@ bool goes_past_caches(const ConvProblem& p) {
   const bool aligned = reinterpret_cast<uintptr_t>(p.call.y.data) % 64 == 0 &&
                        p.y.c % kBlock == 0 && p.call.y.picture_stride % kBlock == 0;
   return aligned && p.call.y.data != p.call.residual.data && p.y.h * p.y.w * p.y.c * 4 >= kLarge;
+}
+
+void touch_pages(void* memory, int64_t bytes, int threads, const Ops::Tick& tick) {
+#ifdef MADV_POPULATE_WRITE
+  constexpr int64_t kPage = 4096, kPiece = int64_t{4} << 20;
+  const int64_t into_page = reinterpret_cast<intptr_t>(memory) % kPage;
+  std::byte* const first = static_cast<std::byte*>(memory) - into_page;
+  const int64_t whole = round_up(into_page + bytes, kPage);
+  ThreadPool::shared().parallel_for(
+      threads, divide_up(whole, kPiece),
+      [&](int64_t piece, int) {
+        const int64_t here = std::min(kPiece, whole - piece * kPiece);
+        ::madvise(first + piece * kPiece, static_cast<size_t>(here), MADV_POPULATE_WRITE);
+      },
+      [&](int64_t) {
+        if (tick) tick(0);
+      });
+#endif
+}
+
+void Workspace::open(const WorkspaceBytes& bytes, const Ops::Tick& tick) {
+  const int64_t before = slots_.held_bytes();
+  slots_.reserve(bytes.slots / 4);
+  slot_floats_ = bytes.slots / 4 / threads / kBlock * kBlock;
+  if (const int64_t held = slots_.held_bytes(); held > before) {
+    touch_pages(slots_.data() + before / 4, held - before, threads, tick);
+  }
 }
 
 }  // namespace calotype::cpu

@@ -65,6 +65,11 @@ class ChannelSums {
 void merge_sums(ChannelSums& sums, int64_t channels, int64_t parts, int64_t first_band,
                 int64_t bands, BandStats& stats);
 
+// Has the system find memory for all pages of a range that have none yet; their contents stay. It
+// clears them, which a virtual machine may take 0.2 s for where a layer touches 67 MB at once: so
+// piece by piece, by all threads, and before two of them touch the same page.
+void touch_pages(void* memory, int64_t bytes, int threads, const Ops::Tick& tick);
+
 // Memory that an Ops keeps: shared by all threads, and of each.
 struct Workspace {
   explicit Workspace(int count) : threads(count) {}
@@ -73,10 +78,7 @@ struct Workspace {
   ChannelSums sums;
 
   // Before a call whose threads take up to so many bytes, as workspace_bytes() gave them.
-  void open(const WorkspaceBytes& bytes) {
-    slots_.reserve(bytes.slots / 4);
-    slot_floats_ = bytes.slots / 4 / threads / kBlock * kBlock;
-  }
+  void open(const WorkspaceBytes& bytes, const Ops::Tick& tick);
   float* slot(int i, int64_t floats) {
     if (floats > slot_floats_) fail(ErrorCode::kInternal, "a thread's scratch is too small");
     return slots_.data() + i * slot_floats_;

@@ -474,8 +474,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
           sums = work.sums.at(unit);
           if (split == 0) work.sums.set_count(unit, pixels_of(p, s, b));
         }
-        // Slot 0 is the calling thread's. The first unit of a layer has 20 MB of new memory
-        // cleared.
+        // Slot 0 is the calling thread's.
         const Poll poll = slot == 0 ? Poll([&] { stages.poll(); }) : Poll();
         block_conv(job, b, work.slot(slot, s.slot_floats()), sums, poll);
       },
