@@ -1,9 +1,10 @@
 // AMX by its intrinsics: Debian's Highway has none for it.
+#include "cpu/amx.h"
+
 #include <cstddef>
 #include <cstring>
 
 #include "core/cat.h"
-#include "cpu/bf16.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #define CALOTYPE_AMX 1
@@ -18,6 +19,9 @@
 namespace calotype::cpu {
 namespace {
 
+// Parts in the order in which A has them; B has them from low to high.
+enum : int64_t { kHigh = 0, kMiddle = 1, kLow = 2, kLowOfB = 0, kHighOfB = 2 };
+
 float from_bf16(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
   float value;
@@ -25,10 +29,8 @@ float from_bf16(uint16_t bits) {
   return value;
 }
 
-}  // namespace
-
 // B is [k / 32][half of 16 columns][k % 32 / 2][column][k % 2].
-void emulated_multiply(const Bf16Product& p) {
+void emulate(const Bf16Product& p) {
   for (int64_t r = 0; r < p.rows; r++) {
     for (int64_t j = 0; j < 32; j++) {
       float sum = p.c[r * 32 + j];
@@ -41,6 +43,28 @@ void emulated_multiply(const Bf16Product& p) {
     }
   }
 }
+
+void emulate(const SplitProduct& p) {
+  constexpr int64_t kOrder[6][2] = {{kLow, kHighOfB}, {kMiddle, kHighOfB}, {kMiddle, kMiddle},
+                                    {kHigh, kMiddle}, {kHigh, kLowOfB},    {kHigh, kHighOfB}};
+  for (int64_t r = 0; r < p.rows; r++) {
+    for (int64_t j = 0; j < 32; j++) {
+      float& c = p.c[r * p.c_stride + j / 16 * p.c_block_stride + j % 16];
+      float sum = p.accumulate ? c : 0;
+      for (int64_t step = 0; step < p.depth / 32; step++) {
+        for (const auto& [of_a, of_b] : kOrder) {
+          const uint16_t* a = p.a + of_a * p.a_part + step * p.a_step + r * 32;
+          const uint16_t* b = p.b + step * kSplitPanel + (of_b * 2 + j / 16) * 512 + j % 16 * 2;
+          for (int64_t k = 0; k < 32; k++)
+            sum += from_bf16(a[k]) * from_bf16(b[k / 2 * 32 + k % 2]);
+        }
+      }
+      c = sum;
+    }
+  }
+}
+
+}  // namespace
 
 #if CALOTYPE_AMX
 
@@ -95,6 +119,68 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_32(const Bf16Product&
   _tile_stored(3, c + kLower + 16, kCBytes);
 }
 
+// Tiles 0 to 3: sums of 16 x 16, of which kRows / 16 * 2 are used; 4 and 5: rows of A, 6 and 7:
+// columns of B. A part that the next products need as well stays.
+template <int kRows>
+__attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProduct& p,
+                                                                 int64_t row) {
+  constexpr bool kBoth = kRows == 32;
+  const auto c_bytes = static_cast<size_t>(p.c_stride) * sizeof(float);
+  float* c = p.c + row * p.c_stride;
+  float* lower = c + 16 * p.c_stride;
+  if (p.accumulate) {
+    _tile_loadd(0, c, c_bytes);
+    _tile_loadd(1, c + p.c_block_stride, c_bytes);
+    if (kBoth) {
+      _tile_loadd(2, lower, c_bytes);
+      _tile_loadd(3, lower + p.c_block_stride, c_bytes);
+    }
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  const uint16_t* a = p.a + row * 32;
+  const uint16_t* b = p.b;
+  const auto load_a = [&](int64_t part) __attribute__((always_inline, target("amx-tile"))) {
+    _tile_loadd(4, a + part * p.a_part, 64);
+    if (kBoth) _tile_loadd(5, a + part * p.a_part + 512, 64);
+  };
+  const auto load_b = [&](int64_t part) __attribute__((always_inline, target("amx-tile"))) {
+    _tile_loadd(6, b + part * 1024, 64);
+    _tile_loadd(7, b + part * 1024 + 512, 64);
+  };
+  const auto multiply = [&]() __attribute__((always_inline, target("amx-tile,amx-bf16"))) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    if (kBoth) {
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  };
+  for (int64_t k = 0; k < p.depth; k += 32, a += p.a_step, b += kSplitPanel) {
+    load_a(kLow);
+    load_b(kHighOfB);
+    multiply();
+    load_a(kMiddle);
+    multiply();
+    load_b(kMiddle);
+    multiply();
+    load_a(kHigh);
+    multiply();
+    load_b(kLowOfB);
+    multiply();
+    load_b(kHighOfB);
+    multiply();
+  }
+  _tile_stored(0, c, c_bytes);
+  _tile_stored(1, c + p.c_block_stride, c_bytes);
+  if (!kBoth) return;
+  _tile_stored(2, lower, c_bytes);
+  _tile_stored(3, lower + p.c_block_stride, c_bytes);
+}
+
 }  // namespace
 
 bool amx_usable() {
@@ -102,26 +188,57 @@ bool amx_usable() {
   return usable;
 }
 
-__attribute__((target("amx-tile"))) void amx_begin() {
+namespace {
+
+__attribute__((target("amx-tile"))) void configure_tiles() {
   // Static: GCC 12's intrinsic tells the compiler of the first eight bytes only, and stores to the
   // rest of a local one are dropped as dead.
   static const TileConfig config;
   _tile_loadconfig(&config);
 }
 
-__attribute__((target("amx-tile"))) void amx_end() { _tile_release(); }
+__attribute__((target("amx-tile"))) void release_tiles() { _tile_release(); }
 
-// `rows` is a multiple of 32.
-void amx_multiply(const Bf16Product& p) {
+}  // namespace
+
+AmxJob::AmxJob(AmxUnit unit) : unit_(unit) {
+  if (unit_ == AmxUnit::kReal) configure_tiles();
+}
+
+AmxJob::~AmxJob() {
+  if (unit_ == AmxUnit::kReal) release_tiles();
+}
+
+void multiply(AmxUnit unit, const Bf16Product& p) {
+  if (unit == AmxUnit::kEmulated) return emulate(p);
   for (int64_t row = 0; row < p.rows; row += 32) multiply_32(p, row);
+}
+
+void multiply(AmxUnit unit, const SplitProduct& p) {
+  if (unit == AmxUnit::kEmulated) return emulate(p);
+  int64_t row = 0;
+  for (; row + 32 <= p.rows; row += 32) multiply_split<32>(p, row);
+  if (row < p.rows) multiply_split<16>(p, row);
 }
 
 #else
 
 bool amx_usable() { return false; }
-void amx_begin() {}
-void amx_end() {}
-void amx_multiply(const Bf16Product&) { fail(ErrorCode::kInternal, "there is no AMX here"); }
+AmxJob::AmxJob(AmxUnit unit) : unit_(unit) {}
+AmxJob::~AmxJob() = default;
+
+namespace {
+
+template <class Product>
+void multiply_emulated(AmxUnit unit, const Product& p) {
+  if (unit == AmxUnit::kReal) fail(ErrorCode::kInternal, "there is no AMX here");
+  emulate(p);
+}
+
+}  // namespace
+
+void multiply(AmxUnit unit, const Bf16Product& p) { multiply_emulated(unit, p); }
+void multiply(AmxUnit unit, const SplitProduct& p) { multiply_emulated(unit, p); }
 
 #endif
 

@@ -13,65 +13,15 @@
 
 #include <atomic>
 #include <cmath>
-#include <functional>
+
+#include "cpu/attention_shape.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.
-#include "cpu/gemm-inl.h"
+#include "cpu/attention-inl.h"
 #include "hwy/highway.h"
-
-#ifndef CALOTYPE_CPU_ATTENTION_ONCE
-#define CALOTYPE_CPU_ATTENTION_ONCE
-namespace calotype::cpu {
-
-// Keys of a chunk: 480 x 16 channels x 4 bytes = 30 KiB, one plane in L1 for the second product.
-// Ten times kKeysAtOnce, and no power of two: planes 512 lines of cache apart would share their
-// sets.
-constexpr int64_t kKeys = 480;
-// Keys that meet all queries of a block at a time: 48 x 512 channels x 4 bytes = 96 KiB in L2.
-constexpr int64_t kKeysAtOnce = 48;
-// Queries of a block, three panels of 32 or six of 16: their queries, scores and sums take 192 KiB
-// each at 512 channels, and x is read from L3 twice a block.
-constexpr int64_t kQueries = 96;
-constexpr int64_t kWidestPanel = 32;
-
-struct AttentionShape {
-  explicit AttentionShape(Extent x)
-      : tokens(x.h * x.w),
-        channels(x.c),
-        blocks(divide_up(x.c, kBlock)),
-        padded(blocks * kBlock),
-        chunks(divide_up(tokens, kKeys)),
-        // An odd number of cache lines, for the same reason.
-        plane(std::min(kKeys, tokens) * kBlock + kBlock) {}
-  int64_t tokens, channels, blocks, padded, chunks, plane;
-
-  int64_t x_floats() const { return chunks * blocks * plane; }
-  // Two results, two left and two right factors; two biases.
-  int64_t projection_floats() const { return 6 * padded * padded + 2 * padded; }
-  // queries, sums of x, scores; maximum and sum of each query
-  int64_t slot_floats() const {
-    return kQueries * (2 * padded + std::min(kKeys, tokens)) + 2 * kQueries;
-  }
-};
-
-// Both folded projections as A: element (out, in) at [in / 16][out][in % 16]; biases.
-struct AttentionProjections {
-  const float *query, *query_bias, *out, *out_bias;
-};
-
-struct AttentionBlock {
-  int64_t picture, first, queries;
-};
-
-// Called between the chunks of keys; false: give up. A block of a large picture takes too long to
-// wait for before cancelling.
-using Proceed = std::function<bool()>;
-
-}  // namespace calotype::cpu
-#endif  // CALOTYPE_CPU_ATTENTION_ONCE
 
 HWY_BEFORE_NAMESPACE();
 namespace calotype::cpu {
@@ -88,53 +38,6 @@ void NormChunk(const AttentionCall& call, const FoldedNorm& folded, const Attent
     for (int64_t c = 0; c < s.padded; c += kLanes) {
       const V v = read<Reading::kNorm>(load_part(pixel + c, s.channels - c), norm, c);
       hn::StoreU(v, d, out + c / kBlock * s.plane + t * kBlock + c % kBlock);
-    }
-  }
-}
-
-// C (rows, columns of the panel) = bias of the row + A (rows x padded, from `weights`) * B.
-void project(const AttentionShape& s, const float* weights, const float* bias, const float* b,
-             int64_t width, float* c) {
-  for (int64_t row = 0; row < s.padded; row++) {
-    const V v = hn::Set(d, bias[row]);
-    for (int64_t j = 0; j < width; j += kLanes) hn::StoreU(v, d, c + row * width + j);
-  }
-  Product p;
-  p.a = weights;
-  p.chunk_stride = s.padded * kBlock;
-  p.b = b;
-  p.k = s.padded;
-  p.c = c;
-  p.c_stride = width;
-  p.c_block_stride = kBlock;
-  p.accumulate = true;
-  product<kColumnBlocks, Layout::kRowsOf16>(p, s.padded);
-}
-
-// Scores of a chunk become weights exp2(score - maximum), column by column; the sums so far are
-// scaled to the new maximum.
-void softmax_panel(float* scores, int64_t keys, float* sums_of_x, int64_t channels, float* maximum,
-                   float* sum) {
-  const V least = hn::Set(d, -126.0f);
-  for (int64_t j = 0; j < kColumns; j += kLanes) {
-    const V before = hn::LoadU(d, maximum + j);
-    V most = before;
-    for (int64_t k = 0; k < keys; k++)
-      most = hn::Max(most, hn::LoadU(d, scores + k * kColumns + j));
-    V total = hn::Zero(d);
-    for (int64_t k = 0; k < keys; k++) {
-      float* score = scores + k * kColumns + j;
-      const V weight = exp2_bounded(hn::Max(hn::Sub(hn::LoadU(d, score), most), least));
-      total = hn::Add(total, weight);
-      hn::StoreU(weight, d, score);
-    }
-    const V factor = exp2_bounded(hn::Max(hn::Sub(before, most), least));
-    hn::StoreU(most, d, maximum + j);
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + j), factor, total), d, sum + j);
-    if (hn::AllTrue(d, hn::Eq(before, most))) continue;
-    for (int64_t c = 0; c < channels; c++) {
-      float* value = sums_of_x + c * kColumns + j;
-      hn::StoreU(hn::Mul(hn::LoadU(d, value), factor), d, value);
     }
   }
 }
@@ -158,8 +61,10 @@ void attend_chunk(const AttentionShape& s, const float* x, int64_t keys, int64_t
     }
   }
   for (int64_t panel = 0; panel < panels; panel++) {
-    softmax_panel(scores + panel * keys * kColumns, keys, sums_of_x + panel * panel_floats,
-                  s.padded, maximum + panel * kColumns, sum + panel * kColumns);
+    HWY_ALIGN float factor[kColumns];
+    softmax(scores + panel * keys * kColumns, keys, kColumns, maximum + panel * kColumns,
+            sum + panel * kColumns, factor);
+    scale_panel(s, factor, sums_of_x + panel * panel_floats);
   }
   Product average;
   average.k = keys;
@@ -172,29 +77,6 @@ void attend_chunk(const AttentionShape& s, const float* x, int64_t keys, int64_t
       average.b = scores + panel * keys * kColumns;
       average.c = sums_of_x + panel * panel_floats + block * kBlock * kColumns;
       product<kColumnBlocks, Layout::kColumnsOf16>(average, kBlock);
-    }
-  }
-}
-
-// Columns [0, kColumns) of a panel from tokens [first, first + count), zeros beyond.
-void gather_panel(const AttentionShape& s, const float* x, int64_t first, int64_t count,
-                  float* panel) {
-  for (int64_t j = 0; j < kColumns; j++) {
-    const int64_t token = first + j;
-    const float* from = x + token / kKeys * s.blocks * s.plane + token % kKeys * kBlock;
-    for (int64_t c = 0; c < s.padded; c++) {
-      panel[c * kColumns + j] = j < count ? from[c / kBlock * s.plane + c % kBlock] : 0.0f;
-    }
-  }
-}
-
-// Divides the panel's sums of x by its sums of weights.
-void normalise_panel(const AttentionShape& s, float* sums_of_x, const float* sum) {
-  for (int64_t j = 0; j < kColumns; j += kLanes) {
-    const V scale = hn::Div(hn::Set(d, 1.0f), hn::LoadU(d, sum + j));
-    for (int64_t c = 0; c < s.padded; c++) {
-      float* value = sums_of_x + c * kColumns + j;
-      hn::StoreU(hn::Mul(hn::LoadU(d, value), scale), d, value);
     }
   }
 }
@@ -212,8 +94,7 @@ void AttentionBlockRun(const AttentionCall& call, const AttentionShape& s,
   for (int64_t panel = 0; panel < panels; panel++) {
     const int64_t first = panel * kColumns;
     gather_panel(s, x, b.first + first, b.queries - first, sums_of_x);
-    project(s, weights.query, weights.query_bias, sums_of_x, kColumns,
-            queries + panel * panel_floats);
+    project(s, weights.query, weights.query_bias, sums_of_x, queries + panel * panel_floats);
   }
   std::fill_n(sums_of_x, panels * panel_floats, 0.0f);
   std::fill_n(maximum, kQueries, -1e30f);
@@ -223,18 +104,12 @@ void AttentionBlockRun(const AttentionCall& call, const AttentionShape& s,
     attend_chunk(s, x + chunk * s.blocks * s.plane, std::min(kKeys, s.tokens - chunk * kKeys),
                  panels, queries, scores, sums_of_x, maximum, sum);
   }
-  const float* in = static_cast<const float*>(call.x.data) + b.picture * call.x.picture_stride;
-  float* y = static_cast<float*>(call.y.data) + b.picture * call.y.picture_stride;
   for (int64_t panel = 0; panel < panels; panel++) {
-    normalise_panel(s, sums_of_x + panel * panel_floats, sum + panel * kColumns);
-    float* result = queries + panel * panel_floats;
-    project(s, weights.out, weights.out_bias, sums_of_x + panel * panel_floats, kColumns, result);
-    const int64_t first = b.first + panel * kColumns;
-    const int64_t count = std::min(kColumns, b.first + b.queries - first);
-    for (int64_t j = 0; j < count; j++) {
-      const int64_t at = (first + j) * s.channels;
-      for (int64_t c = 0; c < s.channels; c++) y[at + c] = in[at + c] + result[c * kColumns + j];
-    }
+    float* averages = sums_of_x + panel * panel_floats;
+    for (int64_t j = 0; j < kColumns; j++)
+      sum[panel * kColumns + j] = 1 / sum[panel * kColumns + j];
+    scale_panel(s, sum + panel * kColumns, averages);
+    finish_panel(call, s, weights, b, panel, averages, queries + panel * panel_floats);
   }
 }
 
@@ -368,9 +243,10 @@ void sum_bands(const Simd& simd, const AttentionCall& call, Workspace& work, Sta
 
 }  // namespace
 
-WorkspaceBytes attention_workspace(Extent x, int64_t batch, int threads) {
+WorkspaceBytes attention_workspace(const Simd& simd, Extent x, int64_t batch, int threads) {
   const AttentionShape s(x);
-  WorkspaceBytes bytes = workspace_bytes(threads, s.slot_floats(),
+  const int64_t slot = attention_takes_amx(simd, s) ? amx_attention_floats(s) : s.slot_floats();
+  WorkspaceBytes bytes = workspace_bytes(threads, std::max(slot, s.padded * kBlock),
                                          batch * divide_up(x.h, kAttentionBandRows), s.channels);
   bytes.attention =
       Buffer::bytes_for(s.projection_floats()) + Buffer::bytes_for(batch * s.x_floats());
@@ -400,7 +276,9 @@ void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& no
 
   // Smaller blocks where there would be too few for all threads; results do not depend on it.
   const int64_t wanted = divide_up(s.tokens * call.batch, int64_t{3} * work.threads);
-  const int64_t queries = std::clamp(round_up(wanted, kWidestPanel), kWidestPanel, kQueries);
+  const bool by_amx = attention_takes_amx(simd, s);
+  const int64_t queries =
+      std::clamp(round_up(wanted, kWidestPanel), kWidestPanel, by_amx ? kAmxQueries : kQueries);
   const int64_t blocks = divide_up(s.tokens, queries), jobs = call.batch * blocks;
   const auto run = CALOTYPE_DISPATCH(AttentionBlockRun, simd);
   const ThreadPool::Tick tick = stages.next(0.96, jobs);
@@ -421,8 +299,13 @@ void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& no
       }
       return true;
     };
-    run(call, s, weights, b, x + b.picture * s.x_floats(), proceed,
-        work.slot(slot, s.slot_floats()));
+    const float* picture = x + b.picture * s.x_floats();
+    if (by_amx) {
+      amx_attention_block(simd, call, s, weights, b, picture, proceed,
+                          work.slot(slot, amx_attention_floats(s)));
+    } else {
+      run(call, s, weights, b, picture, proceed, work.slot(slot, s.slot_floats()));
+    }
     done++;
   });
   if (call.y_stats != nullptr) sum_bands(simd, call, work, stages);

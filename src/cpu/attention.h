@@ -7,7 +7,7 @@ namespace calotype::cpu {
 
 constexpr int64_t kAttentionBandRows = 4;
 
-WorkspaceBytes attention_workspace(Extent x, int64_t batch, int threads);
+WorkspaceBytes attention_workspace(const Simd& simd, Extent x, int64_t batch, int threads);
 double attention_flop(Extent x);
 void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& norm, Workspace& work,
                Stages& stages);

@@ -151,7 +151,7 @@ void finish_bf16_panel(const ConvProblem& p, const Bf16Shape& s, const Bf16Block
   }
 }
 
-void Bf16BlockConv(const ConvProblem& p, const Bf16Shape& s, const Bf16Block& b, Bf16Unit unit,
+void Bf16BlockConv(const ConvProblem& p, const Bf16Shape& s, const Bf16Block& b, AmxUnit unit,
                    float* scratch, const BlockSums& sums) {
   auto* patch = reinterpret_cast<uint16_t*>(scratch);
   float* results = scratch + s.patch_floats();
@@ -177,11 +177,7 @@ void Bf16BlockConv(const ConvProblem& p, const Bf16Shape& s, const Bf16Block& b,
             product.c = results + r * kBf16Columns * kBf16Panel;
             product.a =
                 patch + ((r * s.stride + tap + group / 2) * s.patch_columns + group % 2) * s.in + k;
-            if (unit == Bf16Unit::kAmx) {
-              amx_multiply(product);
-            } else {
-              emulated_multiply(product);
-            }
+            multiply(unit, product);
           }
         }
       }
@@ -276,7 +272,7 @@ WorkspaceBytes bf16_workspace(const ConvNode& node, Extent y, int64_t batch, int
   return workspace_bytes(threads, std::max(s.slot_floats(), filter), units, y.c);
 }
 
-void bf16_conv(const Simd& simd, Bf16Unit unit, const ConvProblem& p, Workspace& work,
+void bf16_conv(const Simd& simd, AmxUnit unit, const ConvProblem& p, Workspace& work,
                Stages& stages) {
   const Bf16Shape s(p.node);
   const int64_t band_rows = bf16_band_rows(p.node);
@@ -306,9 +302,8 @@ void bf16_conv(const Simd& simd, Bf16Unit unit, const ConvProblem& p, Workspace&
           sums = work.sums.at(unit_index);
           if (split == 0) work.sums.set_count(unit_index, b.rows * b.columns * s.groups);
         }
-        if (unit == Bf16Unit::kAmx) amx_begin();
+        const AmxJob tiles(unit);
         block_conv(p, s, b, unit, work.slot(slot, s.slot_floats()), sums);
-        if (unit == Bf16Unit::kAmx) amx_end();
       },
       stages.next(1, units * splits));
   if (stats != nullptr) merge_sums(work.sums, p.y.c, columns, first_band, bands, *stats);

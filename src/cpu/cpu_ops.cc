@@ -18,7 +18,7 @@ const ConvNode* as_conv(const Node& node) { return std::get_if<ConvNode>(&node);
 
 class CpuOps : public Ops {
  public:
-  CpuOps(const Simd& simd, int threads, bool fast, std::optional<Bf16Unit> bf16)
+  CpuOps(const Simd& simd, int threads, bool fast, std::optional<AmxUnit> bf16)
       : simd_(simd), fast_(fast), bf16_(bf16), work_(threads) {}
 
   DType element() const override { return DType::kF32; }
@@ -78,7 +78,7 @@ class CpuOps : public Ops {
                            int64_t rows) const override {
     const Extent y = graph.extent(output_of(node));
     const ConvNode* conv = as_conv(node);
-    if (conv == nullptr) return attention_workspace(y, batch, work_.threads);
+    if (conv == nullptr) return attention_workspace(simd_, y, batch, work_.threads);
     return workspace_of(*conv, graph.extent(conv->x), y, batch, rows);
   }
 
@@ -157,7 +157,7 @@ class CpuOps : public Ops {
   void attention(const AttentionCall& call, const Tick& tick) override {
     const FoldedNorm norm = fold_norm(call.node->norm, call.x_stats, call.batch);
     Stages stages(tick);
-    work_.open(attention_workspace(call.x.extent, call.batch, work_.threads), tick);
+    work_.open(attention_workspace(simd_, call.x.extent, call.batch, work_.threads), tick);
     cpu::attention(simd_, call, norm, work_, stages);
   }
 
@@ -210,16 +210,12 @@ class CpuOps : public Ops {
 
   const Simd& simd_;
   const bool fast_;
-  const std::optional<Bf16Unit> bf16_;
+  const std::optional<AmxUnit> bf16_;
   Workspace work_;
   std::vector<float> bias_;
 };
 
 }  // namespace
-
-std::unique_ptr<Ops> make_emulated_bf16_ops(int threads) {
-  return std::make_unique<CpuOps>(chosen_simd(), threads, false, Bf16Unit::kEmulated);
-}
 
 }  // namespace cpu
 
@@ -229,16 +225,23 @@ std::unique_ptr<Ops> make_cpu_ops(Precision precision, int threads) {
          " is for GPUs, and this job would run on the CPU; use f32, or fast");
   }
   const cpu::Simd& simd = cpu::chosen_simd();
-  std::optional<cpu::Bf16Unit> bf16;
+  std::optional<cpu::AmxUnit> bf16;
   if (precision == Precision::kBF16) {
     if (!cpu::amx_usable()) {
       fail(ErrorCode::kUnsupported,
            "precision bf16 needs a processor with AMX, which this machine lacks; use f32, or fast");
     }
-    bf16 = cpu::Bf16Unit::kAmx;
+    bf16 = cpu::AmxUnit::kReal;
   }
   return std::make_unique<cpu::CpuOps>(simd, threads > 0 ? threads : default_threads(),
                                        precision == Precision::kFast, bf16);
+}
+
+std::unique_ptr<Ops> make_emulated_amx_ops(Precision precision, int threads) {
+  static const cpu::Simd simd = cpu::emulated_amx();
+  std::optional<cpu::AmxUnit> bf16;
+  if (precision == Precision::kBF16) bf16 = cpu::AmxUnit::kEmulated;
+  return std::make_unique<cpu::CpuOps>(simd, threads, precision == Precision::kFast, bf16);
 }
 
 std::vector<std::string> cpu_simd_targets() {

@@ -26,6 +26,8 @@ constexpr int64_t kGeneric = HWY_EMU128 | HWY_SCALAR;
 constexpr Known kKnown[] = {
     {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"neon", HWY_NEON}, {"generic", kGeneric}};
 
+constexpr const char* kAmx = "amx";
+
 #if HWY_IDE || ((HWY_TARGETS & (HWY_TARGETS - 1)) == 0)
 // One target, one entry in every table.
 size_t table_index(int64_t) { return 0; }
@@ -52,9 +54,16 @@ const std::vector<Simd>& simd_targets() {
     std::vector<Simd> found;
     const int64_t runs = machine_targets();
     for (const Known& known : kKnown) {
-      if ((HWY_TARGETS & runs & known.target) != 0) {
-        found.push_back({known.name, table_index(known.target)});
+      if ((HWY_TARGETS & runs & known.target) == 0) continue;
+      const Simd target{.name = known.name,
+                        .index = table_index(known.target),
+                        .has_avx512 = known.target == HWY_AVX3};
+      if (target.has_avx512 && amx_usable()) {
+        found.push_back(target);
+        found.back().name = kAmx;
+        found.back().amx = AmxUnit::kReal;
       }
+      found.push_back(target);
     }
     return found;
   }();
@@ -72,14 +81,22 @@ const Simd& find_simd(const std::string& name) {
   for (const Simd& target : targets) {
     if (target.name == name) return target;
   }
-  const bool known = std::any_of(std::begin(kKnown), std::end(kKnown),
-                                 [&](const Known& k) { return k.name == name; });
+  const bool known = name == kAmx || std::any_of(std::begin(kKnown), std::end(kKnown),
+                                                 [&](const Known& k) { return k.name == name; });
   if (!known) {
     fail(ErrorCode::kInvalidArgument, "CALOTYPE_SIMD is \"", name,
          "\", which is no instruction set that Calotype knows; here it can be ", names(targets));
   }
   fail(ErrorCode::kUnsupported, "CALOTYPE_SIMD asks for ", name,
        ", which this machine or this build lacks; here it can be ", names(targets));
+}
+
+Simd emulated_amx() {
+  Simd simd = *std::find_if(simd_targets().begin(), simd_targets().end(),
+                            [](const Simd& target) { return !target.amx; });
+  simd.name = "emulated amx";
+  simd.amx = AmxUnit::kEmulated;
+  return simd;
 }
 
 const Simd& chosen_simd() {

@@ -3,14 +3,20 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "cpu/amx.h"
 
 namespace calotype::cpu {
 
 struct Simd {
-  std::string name;  // "avx512", "avx2", "neon", "generic"
+  std::string name;  // "amx", "avx512", "avx2", "neon", "generic"
   size_t index = 0;  // into the tables that HWY_EXPORT makes
+  // "amx" is "avx512" with products of float32 by tiles of AMX where those are faster.
+  std::optional<AmxUnit> amx = {};
+  bool has_avx512 = false;
 };
 
 // What this build has and this machine runs, best first.
@@ -22,6 +28,9 @@ const Simd& find_simd(const std::string& name);
 
 // What the environment variable CALOTYPE_SIMD asks for.
 const Simd& chosen_simd();
+
+// The best target without AMX, with emulated tiles: for tests.
+Simd emulated_amx();
 
 }  // namespace calotype::cpu
 

@@ -242,7 +242,7 @@ ConvSpec bf16_conv(Random& random) {
 TEST(CpuBf16, tiles_equal_the_reference_to_the_precision_of_bf16) {
   const uint64_t seed = test_seed(13);
   Random random(seed);
-  const auto ops = cpu::make_emulated_bf16_ops(2);
+  const auto ops = make_emulated_amx_ops(Precision::kBF16, 2);
   for (uint64_t i = 0; i < 40; i++) {
     const ConvSpec s = bf16_conv(random);
     Random data(seed + i);
@@ -275,7 +275,7 @@ TEST(CpuBf16, runs_on_amx_or_is_refused) {
   }
   const uint64_t seed = test_seed(13);
   Random random(seed);
-  const auto emulated = cpu::make_emulated_bf16_ops(2);
+  const auto emulated = make_emulated_amx_ops(Precision::kBF16, 2);
   const auto real = cpu_ops(cpu_simd_targets().front(), 2, Precision::kBF16);
   for (uint64_t i = 0; i < 40; i++) {
     const ConvSpec s = bf16_conv(random);

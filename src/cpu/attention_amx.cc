@@ -1,0 +1,274 @@
+// Attention with both products by tiles of AMX, in float32 of three bf16.
+//
+// Scores are [key][query]: keys times queries. Averages are [query][channel]: weights times keys.
+// Both as x lies in memory, so that of all operands only the weights are transposed, the smallest.
+// A chunk of keys is split once for both.
+#include "cpu/attention_shape.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/attention_amx.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.
+#include "cpu/attention-inl.h"
+#include "cpu/split-inl.h"
+#include "hwy/highway.h"
+
+#ifndef CALOTYPE_CPU_ATTENTION_AMX_ONCE
+#define CALOTYPE_CPU_ATTENTION_AMX_ONCE
+namespace calotype::cpu {
+
+constexpr int64_t kPanel = 32;    // columns of a product of tiles, and its depth at a time
+constexpr int64_t kAmxKeys = 96;  // of a chunk: a fifth of kKeys
+static_assert(kKeys % kAmxKeys == 0 && kAmxKeys % kPanel == 0 && kAmxQueries % kPanel == 0);
+
+// A thread's scratch: at 512 channels 1.6 MB, in an L2 of two.
+struct AmxScratch {
+  AmxScratch(const AttentionShape& s, float* memory)
+      : average_stride(s.padded + kBlock),
+        panel(memory),
+        result(panel + kPanel * s.padded),
+        averages(result + kPanel * s.padded),
+        scores(averages + kAmxQueries * average_stride),
+        maximum(scores + kAmxQueries * kAmxKeys),
+        sum(maximum + kAmxQueries),
+        factor(sum + kAmxQueries),
+        queries(bf16(factor + kAmxQueries)),
+        weights(queries + 3 * kAmxQueries * s.padded),
+        keys(weights + 3 * kAmxQueries * kAmxKeys),
+        values(keys + 3 * kAmxKeys * s.padded) {}
+  static uint16_t* bf16(float* p) { return reinterpret_cast<uint16_t*>(p); }
+
+  int64_t average_stride;  // rows of a power of two would share their sets of the cache
+  float *panel, *result;   // [channel][kColumns]
+  float* averages;         // [query][channel], sums until the end
+  float* scores;           // [query / 32][key][query % 32]
+  float *maximum, *sum, *factor;
+  uint16_t* queries;  // B of scores, [query / 32]
+  uint16_t* weights;  // A of averages
+  uint16_t* keys;     // A of scores
+  uint16_t* values;   // B of averages, [channel / 32]
+};
+
+struct AmxAttention {
+  AmxUnit unit;
+  const AttentionCall& call;
+  const AttentionShape& s;
+  const AttentionProjections& weights;
+  const AttentionBlock& b;
+  const float* x;  // normed
+  const Proceed& proceed;
+};
+
+}  // namespace calotype::cpu
+#endif  // CALOTYPE_CPU_ATTENTION_AMX_ONCE
+
+HWY_BEFORE_NAMESPACE();
+namespace calotype::cpu {
+namespace HWY_NAMESPACE {
+
+// Keys [0, keys) at `x`, and zeros up to `padded` of them, as A of scores and as B of averages.
+void split_keys(const AttentionShape& s, const float* x, int64_t keys, int64_t padded,
+                const AmxScratch& scratch) {
+  const int64_t part = s.padded * padded;
+  uint16_t* of_keys = scratch.keys;
+  uint16_t* of_values = scratch.values;
+  for (int64_t block = 0; block < s.blocks; block += 2) {
+    for (int64_t first = 0; first < padded; first += kPanel) {
+      for (int64_t key = first; key < first + kBlock; key++) {
+        const float* from = x + block * s.plane + key * kBlock;
+        for (int64_t of_block = 0; of_block < 2; of_block++) {  // of the blocks that come next
+          __builtin_prefetch(from + (2 + of_block) * s.plane);
+          __builtin_prefetch(from + (2 + of_block) * s.plane + kBlock * kBlock);
+        }
+        for (int64_t c = 0; c < kBlock; c += kLanes) {
+          const auto at = [&](int64_t later, int64_t of_block) HWY_ATTR {
+            const float* value = from + of_block * s.plane + later * kBlock + c;
+            return split(key + later < keys ? hn::LoadU(d, value) : hn::Zero(d));
+          };
+          const Split early[2] = {at(0, 0), at(0, 1)};
+          const Split late[2] = {at(kBlock, 0), at(kBlock, 1)};
+          store_split(early[0], early[1], part, of_keys + 2 * c);
+          store_split(late[0], late[1], part, of_keys + kBlock * kPanel + 2 * c);
+          store_split_of_b(early[0], late[0], of_values + 2 * c);
+          store_split_of_b(early[1], late[1], of_values + kSplitPanel / 6 + 2 * c);
+        }
+        of_keys += kPanel;
+        of_values += kPanel;
+      }
+      of_keys += kBlock * kPanel;
+      of_values += kSplitPanel - kBlock * kPanel;
+    }
+  }
+}
+
+// Sixteen rows of sixteen pairs to columns, 16 pairs apart; those to rows `stride` pairs apart.
+HWY_INLINE void transpose_pairs(const uint32_t* in, int64_t stride, uint32_t* out) {
+  const hn::RebindToUnsigned<D> du;
+  const hn::Repartition<uint64_t, decltype(du)> du64;
+  HWY_ALIGN uint32_t columns[4][kLanes];
+  for (int64_t row = 0; row < kBlock; row += 4) {
+    for (int64_t c = 0; c < kBlock; c += kLanes) {
+      const uint32_t* from = in + row * kBlock + c;
+      const auto r0 = hn::LoadU(du, from), r1 = hn::LoadU(du, from + kBlock),
+                 r2 = hn::LoadU(du, from + 2 * kBlock), r3 = hn::LoadU(du, from + 3 * kBlock);
+      const auto lower_01 = hn::BitCast(du64, hn::InterleaveLower(du, r0, r1)),
+                 lower_23 = hn::BitCast(du64, hn::InterleaveLower(du, r2, r3)),
+                 upper_01 = hn::BitCast(du64, hn::InterleaveUpper(du, r0, r1)),
+                 upper_23 = hn::BitCast(du64, hn::InterleaveUpper(du, r2, r3));
+      // Column 4 i + j is the i-th four of vector j.
+      hn::Store(hn::BitCast(du, hn::InterleaveLower(du64, lower_01, lower_23)), du, columns[0]);
+      hn::Store(hn::BitCast(du, hn::InterleaveUpper(du64, lower_01, lower_23)), du, columns[1]);
+      hn::Store(hn::BitCast(du, hn::InterleaveLower(du64, upper_01, upper_23)), du, columns[2]);
+      hn::Store(hn::BitCast(du, hn::InterleaveUpper(du64, upper_01, upper_23)), du, columns[3]);
+      for (int64_t i = 0; i < kLanes; i += 4) {
+        for (int64_t j = 0; j < 4; j++)
+          std::memcpy(out + (c + i + j) * stride + row, &columns[j][i], 4 * sizeof(uint32_t));
+      }
+    }
+  }
+}
+
+// Weights of `keys` keys, [key][32 queries], of panel `panel`, as A of averages.
+void split_weights(const float* scores, int64_t keys, int64_t panel, const AmxScratch& scratch) {
+  const int64_t part = kAmxQueries * keys;
+  HWY_ALIGN uint16_t pairs[3][kBlock * kBlock * 2];
+  for (int64_t key = 0; key < keys; key += kPanel) {
+    for (int64_t first = 0; first < kPanel; first += kBlock) {
+      for (int64_t k = 0; k < kBlock; k++) {
+        const float* from = scores + (key + k) * kPanel + first;
+        for (int64_t c = 0; c < kBlock; c += kLanes) {
+          store_split(split(hn::LoadU(d, from + c)),
+                      split(hn::LoadU(d, from + kBlock * kPanel + c)), kBlock * kBlock * 2,
+                      pairs[0] + (k * kBlock + c) * 2);
+        }
+      }
+      uint16_t* out =
+          scratch.weights + (key / kPanel * kAmxQueries + panel * kPanel + first) * kPanel;
+      for (int64_t p = 0; p < 3; p++) {
+        transpose_pairs(reinterpret_cast<const uint32_t*>(pairs[p]), kPanel / 2,
+                        reinterpret_cast<uint32_t*>(out + p * part));
+      }
+    }
+  }
+}
+
+void scale_rows(const AttentionShape& s, int64_t panel, const AmxScratch& scratch) {
+  for (int64_t query = panel * kPanel; query < (panel + 1) * kPanel; query++) {
+    if (scratch.factor[query] == 1) continue;
+    const V factor = hn::Set(d, scratch.factor[query]);
+    float* row = scratch.averages + query * scratch.average_stride;
+    for (int64_t c = 0; c < s.padded; c += kLanes)
+      hn::StoreU(hn::Mul(hn::LoadU(d, row + c), factor), d, row + c);
+  }
+}
+
+// One chunk of keys for all panels of queries.
+void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64_t panels,
+                      const AmxScratch& scratch) {
+  const AttentionShape& s = a.s;
+  const int64_t padded = round_up(keys, kPanel);
+  split_keys(s, x, keys, padded, scratch);
+  SplitProduct score;
+  score.a = scratch.keys;
+  score.a_part = s.padded * padded;
+  score.a_step = padded * kPanel;
+  score.depth = s.padded;
+  score.rows = padded;
+  score.c_stride = kPanel;
+  score.c_block_stride = kBlock;
+  for (int64_t panel = 0; panel < panels; panel++) {
+    float* scores = scratch.scores + panel * kAmxKeys * kPanel;
+    score.b = scratch.queries + panel * 3 * kPanel * s.padded;
+    score.c = scores;
+    multiply(a.unit, score);
+    const int64_t query = panel * kPanel;
+    softmax(scores, keys, kPanel, scratch.maximum + query, scratch.sum + query,
+            scratch.factor + query);
+    std::fill_n(scores + keys * kPanel, (padded - keys) * kPanel, 0.0f);
+    split_weights(scores, padded, panel, scratch);
+    scale_rows(s, panel, scratch);
+  }
+  SplitProduct average;
+  average.a = scratch.weights;
+  average.a_part = kAmxQueries * padded;
+  average.a_step = kAmxQueries * kPanel;
+  average.depth = padded;
+  average.rows = panels * kPanel;
+  average.c_stride = scratch.average_stride;
+  average.c_block_stride = kBlock;
+  average.accumulate = true;
+  for (int64_t c = 0; c < s.padded; c += kPanel) {
+    average.b = scratch.values + 3 * c * padded;
+    average.c = scratch.averages + c;
+    multiply(a.unit, average);
+  }
+}
+
+void AmxAttentionBlockRun(const AmxAttention& a, float* memory) {
+  const AttentionShape& s = a.s;
+  const AmxScratch scratch(s, memory);
+  const int64_t panels = divide_up(a.b.queries, kPanel);
+  for (int64_t first = 0; first < panels * kPanel; first += kColumns) {
+    gather_panel(s, a.x, a.b.first + first, a.b.queries - first, scratch.result);
+    project(s, a.weights.query, a.weights.query_bias, scratch.result, scratch.panel);
+    uint16_t* out = scratch.queries + first / kPanel * 3 * kPanel * s.padded;
+    for (int64_t channel = 0; channel < s.padded / 2; channel++) {
+      // The other sixteen of 32 go with the first.
+      const float* row = scratch.panel + (channel / kBlock * kPanel + channel % kBlock) * kColumns;
+      uint16_t* to = out + channel / kBlock * kSplitPanel + channel % kBlock * kPanel;
+      for (int64_t j = 0; j < kColumns; j += kLanes) {
+        store_split_of_b(split(hn::LoadU(d, row + j)),
+                         split(hn::LoadU(d, row + kBlock * kColumns + j)),
+                         to + (first + j) % kPanel / kBlock * (kSplitPanel / 6) + j % kBlock * 2);
+      }
+    }
+  }
+  std::fill_n(scratch.averages, panels * kPanel * scratch.average_stride, 0.0f);
+  std::fill_n(scratch.maximum, kAmxQueries, -1e30f);
+  std::fill_n(scratch.sum, kAmxQueries, 0.0f);
+  for (int64_t key = 0; key < s.tokens; key += kAmxKeys) {
+    if (key % kKeys == 0 && !a.proceed()) return;
+    const float* x = a.x + key / kKeys * s.blocks * s.plane + key % kKeys * kBlock;
+    attend_amx_chunk(a, x, std::min(kAmxKeys, s.tokens - key), panels, scratch);
+  }
+  for (int64_t panel = 0; panel * kColumns < a.b.queries; panel++) {
+    float* sum = scratch.sum + panel * kColumns;
+    for (int64_t j = 0; j < kColumns; j++) {
+      const float* row = scratch.averages + (panel * kColumns + j) * scratch.average_stride;
+      for (int64_t c = 0; c < s.padded; c++) scratch.panel[c * kColumns + j] = row[c];
+      sum[j] = 1 / sum[j];
+    }
+    scale_panel(s, sum, scratch.panel);
+    finish_panel(a.call, s, a.weights, a.b, panel, scratch.panel, scratch.result);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace calotype::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace calotype::cpu {
+
+HWY_EXPORT(AmxAttentionBlockRun);
+
+bool attention_takes_amx(const Simd& simd, const AttentionShape& s) {
+  return simd.amx && s.padded % kPanel == 0;
+}
+
+int64_t amx_attention_floats(const AttentionShape& s) {
+  const int64_t split = kAmxQueries * (s.padded + kAmxKeys) + 2 * kAmxKeys * s.padded;
+  return 2 * kPanel * s.padded + kAmxQueries * (s.padded + kBlock + kAmxKeys + 3) + 3 * split / 2;
+}
+
+void amx_attention_block(const Simd& simd, const AttentionCall& call, const AttentionShape& s,
+                         const AttentionProjections& weights, const AttentionBlock& b,
+                         const float* x, const Proceed& proceed, float* scratch) {
+  const AmxJob tiles(*simd.amx);
+  CALOTYPE_DISPATCH(AmxAttentionBlockRun, simd)
+  (AmxAttention{*simd.amx, call, s, weights, b, x, proceed}, scratch);
+}
+
+}  // namespace calotype::cpu
+#endif  // HWY_ONCE
