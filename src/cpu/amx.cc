@@ -1,6 +1,7 @@
 // AMX by its intrinsics: Debian's Highway has none for it.
 #include "cpu/amx.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -216,9 +217,17 @@ void multiply(AmxUnit unit, const Bf16Product& p) {
 
 void multiply(AmxUnit unit, const SplitProduct& p) {
   if (unit == AmxUnit::kEmulated) return emulate(p);
-  int64_t row = 0;
-  for (; row + 32 <= p.rows; row += 32) multiply_split<32>(p, row);
-  if (row < p.rows) multiply_split<16>(p, row);
+  constexpr int64_t kDepth = 128;  // 24 kB of B stay in L1 while all rows of A pass
+  SplitProduct part = p;
+  for (int64_t k = 0; k < p.depth; k += kDepth) {
+    part.depth = std::min(kDepth, p.depth - k);
+    int64_t row = 0;
+    for (; row + 32 <= p.rows; row += 32) multiply_split<32>(part, row);
+    if (row < p.rows) multiply_split<16>(part, row);
+    part.accumulate = true;
+    part.a += kDepth / 32 * p.a_step;
+    part.b += kDepth / 32 * kSplitPanel;
+  }
 }
 
 #else

@@ -28,10 +28,14 @@ struct WinogradShape {
   int64_t tile_rows, tile_columns;    // of a picture
   int64_t block_rows, block_columns;  // tiles of a block
   int64_t blocks;                     // in a band
+  bool split;                         // products by tiles of AMX, of three bf16 for each float32
   int64_t depth() const { return in_phases * in_padded; }
   int64_t groups() const { return passes * out_phases; }  // of out_padded columns of the weights
   int64_t band_rows() const { return block_rows * outputs * passes; }
   int64_t tiles_of_block() const { return block_rows * block_columns; }
+  // The same and more, so that tiles of AMX are full.
+  int64_t rows_of(int64_t count) const { return split ? round_up(count, kBlock) : count; }
+  int64_t split_floats(int64_t values) const { return split ? values * 3 / 2 : values; }
   int64_t patch_rows() const { return block_rows * outputs + taps - 1; }
   int64_t patch_columns() const { return block_columns * outputs + taps - 1; }
 
@@ -40,18 +44,22 @@ struct WinogradShape {
 
   // Planes of one product lie a cache line further apart than they are long: at powers of two all
   // would share their sets of the cache.
-  int64_t weight_plane() const { return groups() * depth() * out_padded + kBlock; }
+  int64_t group_floats() const { return split_floats(depth() * out_padded); }
+  int64_t weight_plane() const { return groups() * group_floats() + kBlock; }
   int64_t weight_floats() const { return products * weight_plane(); }
   // What an L3 does not hold until it is read: written past the caches.
   bool weights_are_large() const { return weight_floats() * 4 > (int64_t{16} << 20); }
   // Parts of a thread's scratch, in this order.
   int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
-  int64_t input_plane() const { return depth() * tiles_of_block() + kBlock; }
+  int64_t input_plane() const {
+    return split_floats(depth() * rows_of(tiles_of_block())) + kBlock;
+  }
   int64_t input_floats() const { return products * input_plane(); }
-  int64_t result_plane() const { return tiles_of_block() * out_chunk + kBlock; }
+  int64_t result_plane() const { return rows_of(tiles_of_block()) * out_chunk + kBlock; }
   int64_t result_floats() const { return products * result_plane(); }
   int64_t started_floats() const { return out_padded / kBlock; }
   int64_t slot_floats() const;
+  int64_t columns_for_amx() const;
 
   // Blocks of 16 channels [first, end) of the depth that product (row, column) needs: a
   // downsampling filter's odd phases have one tap, and nothing at infinity.

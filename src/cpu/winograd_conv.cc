@@ -5,6 +5,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.
 #include "cpu/gemm-inl.h"
+#include "cpu/split-inl.h"
 #include "cpu/winograd-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -12,6 +13,7 @@
 #ifndef CALOTYPE_CPU_WINOGRAD_CONV_ONCE
 #define CALOTYPE_CPU_WINOGRAD_CONV_ONCE
 #include <functional>
+#include <optional>
 
 namespace calotype::cpu {
 
@@ -27,6 +29,7 @@ struct WinogradJob {
   const ConvProblem& p;
   const WinogradShape& s;
   bool stream;  // y goes past the caches
+  std::optional<AmxUnit> amx;
 };
 
 }  // namespace calotype::cpu
@@ -44,7 +47,8 @@ struct Scratch {
         results(input + s.input_floats()),
         started(results + s.result_floats()) {}
   float* patch;    // [channel / 16][row][column][16]
-  float* input;    // [product][Layout::kTilesOf16 of tiles by depth], transformed
+  // Transformed: [product][Layout::kTilesOf16 of tiles by depth], or as A of a SplitProduct.
+  float* input;
   float* results;  // [product][channel / 16][tile][16]
   float* started;  // of each 16 channels, nonzero once their sums are
 };
@@ -156,11 +160,63 @@ void transform_row(const WinogradShape& s, const RowTiles& places, int64_t first
   }
 }
 
+// The same of planes k and k + 1 of the patch, as A of SplitProducts of `rows` rows.
+template <class S>
+void transform_row_split(const WinogradShape& s, int64_t rows, int64_t first, int64_t tiles,
+                         int64_t k, const float* patch, float* input) {
+  constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs, kShared = S::kTaps - 1;
+  const int64_t pitch = s.patch_columns() * kBlock, plane = 2 * s.input_plane();
+  const int64_t patch_plane = s.patch_rows() * pitch, part = rows * s.depth();
+  V columns[2][kParts][kPoints][kPoints];  // [plane][part][row point][pixel column]
+  const auto transform_column = [&](const float* from, int at) HWY_ATTR {
+    for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 16
+      for (int p = 0; p < kParts; p++) {
+        V in[kPoints], points[kPoints];
+#pragma GCC unroll 8
+        for (int r = 0; r < kPoints; r++)
+          in[r] = hn::LoadU(d, from + half * patch_plane + r * pitch + p * kLanes);
+        S::input(in, points);
+#pragma GCC unroll 8
+        for (int r = 0; r < kPoints; r++) columns[half][p][r][at] = points[r];
+      }
+    }
+  };
+  for (int c = 0; c < kShared; c++) transform_column(patch + c * kBlock, c);
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    uint16_t* out = reinterpret_cast<uint16_t*>(input) + (k / 2 * rows + first + tile) * 2 * kBlock;
+    for (int c = kShared; c < kPoints; c++) {
+      transform_column(patch + (tile * kOutputs + c) * kBlock, c);
+    }
+    for (int r = 0; r < kPoints; r++) {
+#pragma GCC unroll 16
+      for (int p = 0; p < kParts; p++) {
+        V points[2][kPoints];
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+          V in[kPoints];
+#pragma GCC unroll 8
+          for (int c = 0; c < kPoints; c++) in[c] = columns[half][p][r][c];
+#pragma GCC unroll 2
+          for (int c = 0; c < kShared; c++) columns[half][p][r][c] = in[kOutputs + c];
+          S::input(in, points[half]);
+        }
+#pragma GCC unroll 8
+        for (int c = 0; c < kPoints; c++) {
+          store_split(split(points[0][c]), split(points[1][c]), part,
+                      out + (r * kPoints + c) * plane + p * 2 * kLanes);
+        }
+      }
+    }
+  }
+}
+
 // Reads and transforms what the block multiplies.
 template <class S, Reading kReading>
 void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scratch& scratch) {
   const WinogradShape& s = job.s;
   const RowTiles places(b.rows * b.columns);
+  const int64_t rows = s.rows_of(b.rows * b.columns);
   const int64_t row_phases[4] = {1, 0, 0, 1}, column_phases[4] = {0, 0, 1, 1};  // as depth_of
   for (int64_t phase = 0; phase < s.in_phases; phase++) {
     const bool down = s.in_phases > 1;
@@ -170,13 +226,17 @@ void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scrat
     for (int64_t channel = 0; channel < s.in_padded; channel += s.in_chunk) {
       const int64_t count = std::min(s.in_chunk, s.in_padded - channel);
       fill_patch<kReading>(job, b, top, left, step, channel, count, scratch.patch);
-      for (int64_t k = 0; k < count; k += kBlock) {
+      for (int64_t k = 0; k < count; k += s.split ? 2 * kBlock : kBlock) {
         const float* plane =
             scratch.patch + k / kBlock * s.patch_rows() * s.patch_columns() * kBlock;
+        const int64_t block = (phase * s.in_padded + channel + k) / kBlock;
         for (int64_t r = 0; r < b.rows; r++) {
-          transform_row<S>(s, places, r * b.columns, b.columns,
-                           (phase * s.in_padded + channel + k) / kBlock,
-                           plane + r * s.outputs * s.patch_columns() * kBlock, scratch.input);
+          const float* row = plane + r * s.outputs * s.patch_columns() * kBlock;
+          if (s.split) {
+            transform_row_split<S>(s, rows, r * b.columns, b.columns, block, row, scratch.input);
+          } else {
+            transform_row<S>(s, places, r * b.columns, b.columns, block, row, scratch.input);
+          }
         }
       }
     }
@@ -198,7 +258,7 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
               int64_t end, const Scratch& scratch) {
   const WinogradShape& s = job.s;
   const int64_t tiles = b.rows * b.columns;
-  const int64_t group_floats = s.depth() * s.out_padded, plane = s.weight_plane();
+  const int64_t plane = s.weight_plane();
   Product product_of_panel;
   const int64_t calls = divide_up(tiles, kRows), panels = divide_up(end - first, kColumns);
   product_of_panel.depth = s.depth();
@@ -210,7 +270,7 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
     for (int column = 0; column < S::kPoints; column++) {
       const int64_t index = row * S::kPoints + column;
       const WinogradShape::Range range = s.depth_of(row, column);
-      const float* weights = job.p.weights + index * plane + group * group_floats;
+      const float* weights = job.p.weights + index * plane + group * s.group_floats();
       product_of_panel.a = scratch.input + index * s.input_plane();
       product_of_panel.skip = range.first * kBlock;
       product_of_panel.k = (range.end - range.first) * kBlock;
@@ -226,6 +286,29 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
         multiply_panel(product_of_panel, tiles, width);
         product_of_panel.next_a.from += product_of_panel.next_a.lines * product_of_panel.k * calls;
       }
+    }
+  }
+}
+
+// The same by tiles of AMX.
+template <class S>
+void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t group, int64_t first,
+                    int64_t end, const Scratch& scratch) {
+  const WinogradShape& s = job.s;
+  SplitProduct product;
+  product.rows = s.rows_of(b.rows * b.columns);
+  product.a_part = product.rows * s.depth();
+  product.a_step = product.rows * 2 * kBlock;
+  product.depth = s.depth();
+  product.c_stride = kBlock;
+  product.c_block_stride = product.rows * kBlock;
+  for (int64_t index = 0; index < S::kPoints * S::kPoints; index++) {
+    const float* weights = job.p.weights + index * s.weight_plane() + group * s.group_floats();
+    product.a = reinterpret_cast<const uint16_t*>(scratch.input + index * s.input_plane());
+    for (int64_t n = first; n < end; n += 2 * kBlock) {
+      product.b = reinterpret_cast<const uint16_t*>(weights + s.split_floats(n * s.depth()));
+      product.c = scratch.results + index * s.result_plane() + (n - first) * product.rows;
+      cpu::multiply(*job.amx, product);
     }
   }
 }
@@ -332,6 +415,7 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
   t.end_row = std::min<int64_t>(S::kOutputs, divide_up(p.y.h - row, step));
   float* y = p.y_row(b.picture, row);
   const float* residual_row = residual ? p.residual_row(b.picture, row) : nullptr;
+  const int64_t block_floats = s.rows_of(b.rows * b.columns) * kBlock;  // of 16 channels
   for (int64_t tile = 0; tile < b.columns; tile++) {
     const int64_t column = (b.column + tile) * S::kOutputs * step - group % s.out_phases;
     t.first_column = column < 0 ? 1 : 0;
@@ -339,7 +423,7 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
     const bool whole_tile =
         t.end_row == S::kOutputs && t.first_column == 0 && t.end_column == S::kOutputs;
     const float* results = scratch.results + (tile_row * b.columns + tile) * kBlock;
-    for (int64_t n = first; n < end; n += kBlock, results += b.rows * b.columns * kBlock) {
+    for (int64_t n = first; n < end; n += kBlock, results += block_floats) {
       t.y = y + column * p.y.c + n;
       if (residual) {
         t.add = residual_row + column * p.y.c + n;
@@ -354,7 +438,7 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
       // The results of 36 planes lie in as many places: no hardware prefetcher follows so many.
       {
         const float* next = n + kBlock < end
-                                ? results + b.rows * b.columns * kBlock
+                                ? results + block_floats
                                 : scratch.results + (tile_row * b.columns + tile + 1) * kBlock;
         for (int i = 0; i < S::kPoints * S::kPoints; i++)
           __builtin_prefetch(next + i * s.result_plane(), 0, 3);
@@ -388,7 +472,11 @@ void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory, co
     const int64_t group = b.pass * s.out_phases + phase;
     for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
       const int64_t end = std::min(first + s.out_chunk, b.end);
-      multiply<S>(job, b, group, first, end, scratch);
+      if (s.split) {
+        multiply_split<S>(job, b, group, first, end, scratch);
+      } else {
+        multiply<S>(job, b, group, first, end, scratch);
+      }
       for (int64_t r = 0; r < b.rows; r++) {
         write_row<S>(job, b, r, group, first, end, scratch, sums);
       }
@@ -453,7 +541,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
                              : std::clamp<int64_t>(int64_t{8} * work.threads / units, 1, most);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
-  const WinogradJob job{p, s, goes_past_caches(p)};
+  const WinogradJob job{p, s, goes_past_caches(p), s.split ? simd.amx : std::nullopt};
   const auto block_conv = CALOTYPE_DISPATCH(WinogradBlockConv, simd);
   ThreadPool::shared().parallel_for(
       work.threads, units * splits,
@@ -474,6 +562,8 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
           sums = work.sums.at(unit);
           if (split == 0) work.sums.set_count(unit, pixels_of(p, s, b));
         }
+        std::optional<AmxJob> tiles_of_amx;
+        if (job.amx) tiles_of_amx.emplace(*job.amx);
         // Slot 0 is the calling thread's.
         const Poll poll = slot == 0 ? Poll([&] { stages.poll(); }) : Poll();
         block_conv(job, b, work.slot(slot, s.slot_floats()), sums, poll);

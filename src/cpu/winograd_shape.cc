@@ -27,15 +27,30 @@ WinogradShape::WinogradShape(const Simd& simd, const ConvNode& node, Extent x, E
   // GB/s of weights at 100 GFLOP/s; more would push the transformed input out of L2.
   // F(6, 3) has 64 products instead of 36: 32 tiles.
   block_rows = std::min<int64_t>(4, tile_rows);
+  const int64_t amx_columns = simd.amx ? columns_for_amx() : 0;
+  split = amx_columns > 0;
   // AVX-512 reads weights twice as fast; where they are 38 MB, more than an L3 gives one core, 88.
-  blocks = divide_up(tile_columns, tiles == Tiles::kF63 && in < 512            ? 8
-                                   : simd.name == "avx512" && in_padded >= 512 ? 22
-                                                                               : 13);
+  blocks = divide_up(tile_columns, split                                 ? amx_columns
+                                   : tiles == Tiles::kF63 && in < 512    ? 8
+                                   : simd.has_avx512 && in_padded >= 512 ? 22
+                                                                         : 13);
   block_columns = divide_up(tile_columns, blocks);
   blocks = divide_up(tile_columns, block_columns);
   // 64 channels of a patch of 18 x 50 pixels are 230 kB, half of L2.
   in_chunk = in_padded == 128 ? 128 : std::min<int64_t>(in_padded, 64);
   out_chunk = std::min<int64_t>(out_padded, 128);
+}
+
+// Columns of tiles in a block where tiles of AMX are faster than float32 units, else 0.
+int64_t WinogradShape::columns_for_amx() const {
+  if (in_phases > 1 || in_padded % 32 != 0 || out_padded % 32 != 0) return 0;
+  // 32 tiles, where the weights (0.9 MB for 64 channels, as three bf16) stay in L2 beside them.
+  if (passes == 1 && in_padded <= 64 && out_padded <= 64) return 8;
+  // Else weights come from L3, six bytes for a float32 to units that are twice as fast: 128 tiles, if
+  // there are enough of such blocks for all threads. More channels leave L2 nothing to share; fewer
+  // results than inputs do not pay for splitting those.
+  const bool pays = passes > 1 ? in_padded <= 64 : in_padded <= 256 && out_padded >= 128;
+  return pays && tile_rows * tile_columns * passes >= 32 * 128 ? 32 : 0;
 }
 
 int64_t WinogradShape::slot_floats() const {

@@ -5,6 +5,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.
 #include "cpu/gemm-inl.h"
+#include "cpu/split-inl.h"
 #include "cpu/winograd-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -57,29 +58,36 @@ HWY_INLINE void transform_filter(const V (&taps)[9], bool up, int64_t row_phase,
   }
 }
 
-// Sixteen filters [16][in][9] to 16 columns of a panel: product i of depth k is at
-// out[i * plane + k * width]. Whole cache lines are written, past the caches where `stream`.
+// Channel i of sixteen filters [16][in][9] to products [product][16].
+template <class S>
+HWY_INLINE void transform_channel(const WinogradShape& s, const float* filters, int64_t i,
+                                  int64_t row_phase, int64_t column_phase, float* products) {
+  const bool up = s.out_phases == 2, real = i < s.in;
+  const int64_t filter = s.in * 9;
+  HWY_ALIGN float lanes[9 * kBlock];
+  for (int64_t j = 0; j < kBlock; j++) {
+    for (int t = 0; t < 9; t++) {
+      lanes[t * kBlock + j] = real ? filters[j * filter + i * 9 + t] : 0.0f;
+    }
+  }
+  for (int64_t part = 0; part < kBlock; part += kLanes) {
+    V taps[9];
+#pragma GCC unroll 9
+    for (int t = 0; t < 9; t++) taps[t] = hn::Load(d, lanes + t * kBlock + part);
+    transform_filter<S>(taps, up, row_phase, column_phase, products + part);
+  }
+}
+
+// Sixteen filters to 16 columns of a panel: product i of depth k is at out[i * plane + k * width].
+// Whole cache lines are written, past the caches where `stream`.
 template <class S>
 void transform_filters(const WinogradShape& s, const float* filters, int64_t row_phase,
                        int64_t column_phase, int64_t width, bool stream, float* out) {
   constexpr int kProducts = S::kPoints * S::kPoints;
-  const bool up = s.out_phases == 2;
-  const int64_t filter = s.in * 9, plane = s.weight_plane();
-  HWY_ALIGN float lanes[9 * kBlock];
+  const int64_t plane = s.weight_plane();
   HWY_ALIGN float products[kProducts * kBlock];
   for (int64_t i = 0; i < s.in_padded; i++, out += width) {
-    const bool real = i < s.in;
-    for (int64_t j = 0; j < kBlock; j++) {
-      for (int t = 0; t < 9; t++) {
-        lanes[t * kBlock + j] = real ? filters[j * filter + i * 9 + t] : 0.0f;
-      }
-    }
-    for (int64_t part = 0; part < kBlock; part += kLanes) {
-      V taps[9];
-#pragma GCC unroll 9
-      for (int t = 0; t < 9; t++) taps[t] = hn::Load(d, lanes + t * kBlock + part);
-      transform_filter<S>(taps, up, row_phase, column_phase, products + part);
-    }
+    transform_channel<S>(s, filters, i, row_phase, column_phase, products);
     for (int64_t product = 0; product < kProducts; product++) {
       for (int64_t part = 0; part < kBlock; part += kLanes) {
         const V v = hn::Load(d, products + product * kBlock + part);
@@ -93,6 +101,30 @@ void transform_filters(const WinogradShape& s, const float* filters, int64_t row
   }
 }
 
+// The same as B of SplitProducts.
+template <class S>
+void split_filters(const WinogradShape& s, const float* filters, int64_t row_phase,
+                   int64_t column_phase, float* out) {
+  constexpr int kProducts = S::kPoints * S::kPoints;
+  const int64_t plane = 2 * s.weight_plane();
+  HWY_ALIGN float early[kProducts * kBlock];
+  HWY_ALIGN float late[kProducts * kBlock];
+  for (int64_t i = 0; i < s.in_padded / 2; i++) {
+    const int64_t step = i / kBlock, row = i % kBlock;
+    transform_channel<S>(s, filters, step * 2 * kBlock + row, row_phase, column_phase, early);
+    transform_channel<S>(s, filters, step * 2 * kBlock + kBlock + row, row_phase, column_phase,
+                         late);
+    uint16_t* to = reinterpret_cast<uint16_t*>(out) + step * kSplitPanel + row * 2 * kBlock;
+    for (int64_t product = 0; product < kProducts; product++) {
+      for (int64_t part = 0; part < kBlock; part += kLanes) {
+        const int64_t at = product * kBlock + part;
+        store_split_of_b(split(hn::Load(d, early + at)), split(hn::Load(d, late + at)),
+                         to + product * plane + 2 * part);
+      }
+    }
+  }
+}
+
 // Panels of the register tile are `kColumns` wide; the last may have half of it.
 int64_t PanelWidth(int64_t out_padded, int64_t column) {
   return std::min(kColumns, out_padded - column / kColumns * kColumns);
@@ -101,9 +133,17 @@ int64_t PanelWidth(int64_t out_padded, int64_t column) {
 // Filters [column, column + 16) into `weights` [product][group][panel][depth][width].
 void TransformFilters(const WinogradShape& s, const float* filters, int64_t column,
                       float* weights) {
+  if (s.split) {
+    float* out = weights + s.split_floats(column / 32 * 32 * s.depth()) +
+                 column % 32 / kBlock * (kSplitPanel / 12);
+    if (s.tiles == Tiles::kF43) return split_filters<F43>(s, filters, 0, 0, out);
+    if (s.tiles == Tiles::kF63) return split_filters<F63>(s, filters, 0, 0, out);
+    for (int64_t g = 0; g < s.groups(); g++)
+      split_filters<F52>(s, filters, g / 2, g % 2, out + g * s.group_floats());
+    return;
+  }
   const int64_t width = PanelWidth(s.out_padded, column);
   const int64_t panel = column / kColumns * kColumns;
-  const int64_t group_floats = s.depth() * s.out_padded;
   const bool stream = s.weights_are_large();
   const int64_t at = panel * s.depth() + (column - panel);
   if (s.tiles == Tiles::kF43) {
@@ -113,7 +153,7 @@ void TransformFilters(const WinogradShape& s, const float* filters, int64_t colu
   } else if (s.in_phases == 1) {
     for (int64_t g = 0; g < 4; g++) {
       transform_filters<F52>(s, filters, g / 2, g % 2, width, stream,
-                             weights + at + g * group_floats);
+                             weights + at + g * s.group_floats());
     }
   } else {
     // In the order that depth_of tells.
