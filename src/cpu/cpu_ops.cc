@@ -52,7 +52,7 @@ class CpuOps : public Ops {
       case Algorithm::kDirect:
         break;
     }
-    return 4 * direct_weight_floats(*conv);
+    return 4 * direct_weight_floats(simd_, *conv, graph.extent(conv->y));
   }
 
   void prepare(const Graph& graph, const Node& node, void* memory, const Tick& tick) override {
@@ -187,7 +187,7 @@ class CpuOps : public Ops {
       case Algorithm::kDirect:
         break;
     }
-    return direct_workspace(conv, strip, batch, work_.threads);
+    return direct_workspace(simd_, conv, strip, batch, work_.threads);
   }
   WinogradShape winograd_shape(const Graph& graph, const ConvNode& node) const {
     return WinogradShape(simd_, node, graph.extent(node.x), graph.extent(node.y), fast_);

@@ -5,11 +5,14 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.
 #include "cpu/gemm-inl.h"
+#include "cpu/split-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 #ifndef CALOTYPE_CPU_DIRECT_CONV_ONCE
 #define CALOTYPE_CPU_DIRECT_CONV_ONCE
+#include <optional>
+
 namespace calotype::cpu {
 
 // A block of kDirectBandRows x kBlockColumns pixels of y and all channels: 192 pixels give the
@@ -21,30 +24,36 @@ constexpr int64_t kBlockColumns = 48;
 constexpr int64_t kDirectMostBlocks = 2;
 
 struct DirectShape {
-  DirectShape(const ConvNode& node, Extent y)
+  DirectShape(const Simd& simd, const ConvNode& node, Extent y)
       : kernel(node.conv.kernel),
         stride(node.sampling == Sampling::kDownsample ? 2 : 1),
         in(node.conv.in),
         blocks(divide_up(node.conv.out, kBlock)),
         pointwise(kernel == 1 && stride == 1 && !node.norm),
+        split(pointwise && in % 32 == 0 && in >= 128 && node.conv.out % 32 == 0 ? simd.amx
+                                                                                : std::nullopt),
         columns(divide_up(y.w, kBlockColumns)),
         patch_width((std::min(kBlockColumns, y.w) - 1) * stride + kernel),
         patch_rows((kDirectBandRows - 1) * stride + kernel),
         out_columns(std::min(kBlockColumns, y.w)) {}
   int64_t kernel, stride, in, blocks;  // of 16 output channels
   bool pointwise;                      // x serves as its own patch
+  std::optional<AmxUnit> split;        // by tiles of AMX, of three bf16 for each float32
   int64_t columns, patch_width, patch_rows, out_columns;
 
-  int64_t block_floats() const { return kernel * kernel * in * kBlock; }
+  int64_t block_floats() const {
+    const int64_t floats = kernel * kernel * in * kBlock;
+    return split ? floats * 3 / 2 : floats;
+  }
+  int64_t rows() const { return round_up(kDirectBandRows * out_columns, split ? kBlock : 1); }
   int64_t patch_floats() const {
+    if (split) return rows() * in * 3 / 2;
     return pointwise ? 0 : round_up(patch_rows * patch_width * in, kBlock);
   }
   // Filters lie a cache line further apart than they are long: 32 of 512 channels would share two
   // sets of the cache.
   int64_t filter_stride() const { return round_up(in * kernel * kernel, kBlock) + kBlock; }
-  int64_t result_floats() const {
-    return kDirectBandRows * out_columns * kBlock;
-  }  // of 16 channels
+  int64_t result_floats() const { return rows() * kBlock; }  // of 16 channels
   // A patch and a panel's results.
   int64_t slot_floats() const {
     const int64_t of_weights = kDirectMostBlocks * kBlock * filter_stride();  // as they come
@@ -123,6 +132,40 @@ void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBloc
   }
 }
 
+// The block's pixels as A of SplitProducts, a row each.
+void split_pixels(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
+                  uint16_t* patch) {
+  const int64_t rows = s.rows(), part = rows * s.in;
+  for (int64_t r = 0; r < b.rows; r++) {
+    const float* pixel = p.x_row(b.picture, b.row + r) + b.column * s.in;
+    uint16_t* out = patch + r * s.out_columns * 2 * kBlock;
+    for (int64_t c = 0; c < b.columns; c++, pixel += s.in, out += 2 * kBlock) {
+      for (int64_t k = 0; k < s.in; k += 2 * kBlock) {
+        for (int64_t i = 0; i < kBlock; i += kLanes) {
+          store_split(split(hn::LoadU(d, pixel + k + i)),
+                      split(hn::LoadU(d, pixel + k + kBlock + i)), part, out + k * rows + 2 * i);
+        }
+      }
+    }
+  }
+}
+
+// A panel's 32 output channels from split pixels.
+void convolve_split(AmxUnit unit, const DirectShape& s, const float* patch, const float* weights,
+                    float* out) {
+  SplitProduct product;
+  product.rows = s.rows();
+  product.a = reinterpret_cast<const uint16_t*>(patch);
+  product.a_part = product.rows * s.in;
+  product.a_step = product.rows * 2 * kBlock;
+  product.b = reinterpret_cast<const uint16_t*>(weights);
+  product.depth = s.in;
+  product.c = out;
+  product.c_stride = kBlock;
+  product.c_block_stride = s.result_floats();
+  multiply(unit, product);
+}
+
 // Adds bias and residual to 16 channels, writes y, leaves the sums.
 void finish_block(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
                   const float* results, int64_t channel, const BlockSums& sums) {
@@ -163,7 +206,9 @@ void finish_block(const ConvProblem& p, const DirectShape& s, const DirectBlock&
 // Output channels of blocks [first, end), which begins with a panel.
 void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlock& b,
                      int64_t first, int64_t end, float* scratch, const BlockSums& sums) {
-  if (!p.norm.empty()) {
+  if (s.split) {
+    split_pixels(p, s, b, reinterpret_cast<uint16_t*>(scratch));
+  } else if (!p.norm.empty()) {
     fill_patch<Reading::kNormSilu>(p, s, b, scratch);
   } else if (!s.pointwise) {
     fill_patch<Reading::kPlain>(p, s, b, scratch);
@@ -172,10 +217,13 @@ void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlo
   const int64_t next = std::min(kBlockColumns, p.x.w - b.column - b.columns) * s.in / kBlock;
   const int64_t ahead = s.pointwise ? divide_up(next, divide_up(end - first, kColumnBlocks)) : 0;
   int64_t first_ahead = 0;
-  for (int64_t block = first; block < end; block += kColumnBlocks, first_ahead += ahead) {
+  const int64_t width = s.split ? kDirectMostBlocks : kColumnBlocks;
+  for (int64_t block = first; block < end; block += width, first_ahead += ahead) {
     const float* weights = p.weights + block * s.block_floats();
-    const int64_t count = std::min<int64_t>(kColumnBlocks, s.blocks - block);
-    if (count == kColumnBlocks) {
+    const int64_t count = std::min<int64_t>(width, s.blocks - block);
+    if (s.split) {
+      convolve_split(*s.split, s, scratch, weights, results);
+    } else if (count == kColumnBlocks) {
       convolve_panel<kColumnBlocks>(p, s, b, scratch, weights, first_ahead, ahead, results);
     } else {
       convolve_panel<1>(p, s, b, scratch, weights, first_ahead, ahead, results);
@@ -187,8 +235,31 @@ void DirectBlockConv(const ConvProblem& p, const DirectShape& s, const DirectBlo
   if (b.stream) hwy::FlushStream();
 }
 
+// 32 filters [filter][in] as B of SplitProducts.
+void split_filters(const DirectShape& s, const float* filters, float* out) {
+  const int64_t stride = s.filter_stride();
+  HWY_ALIGN float rows[2][kBlock];
+  for (int64_t i = 0; i < s.in / 2; i++) {
+    const int64_t channel = i / kBlock * 2 * kBlock + i % kBlock;
+    for (int64_t half = 0; half < 2; half++) {
+      for (int64_t j = 0; j < kBlock; j++) {
+        const float* filter = filters + (half * kBlock + j) * stride + channel;
+        rows[0][j] = filter[0];
+        rows[1][j] = filter[kBlock];
+      }
+      uint16_t* to = reinterpret_cast<uint16_t*>(out) + i / kBlock * kSplitPanel +
+                     half * (kSplitPanel / 6) + i % kBlock * 2 * kBlock;
+      for (int64_t c = 0; c < kBlock; c += kLanes) {
+        store_split_of_b(split(hn::Load(d, rows[0] + c)), split(hn::Load(d, rows[1] + c)),
+                         to + 2 * c);
+      }
+    }
+  }
+}
+
 // Filters of a panel [filter][in][tap] as [tap][in][16 * width].
 void PackDirect(const DirectShape& s, const float* filters, int64_t blocks, float* out) {
+  if (s.split) return split_filters(s, filters, out);
   const int64_t taps = s.kernel * s.kernel, stride = s.filter_stride(), width = blocks * kBlock;
   for (int64_t i = 0; i < s.in; i++) {
     for (int64_t j = 0; j < width; j++) {
@@ -212,17 +283,18 @@ HWY_EXPORT(DirectBlockConv);
 HWY_EXPORT(PackDirect);
 HWY_EXPORT(DirectPanelBlocks);
 
-int64_t direct_weight_floats(const ConvNode& node) {
-  return round_up(node.conv.out, kBlock) * node.conv.in * node.conv.kernel * node.conv.kernel;
+int64_t direct_weight_floats(const Simd& simd, const ConvNode& node, Extent y) {
+  const DirectShape s(simd, node, y);
+  return s.blocks * s.block_floats();
 }
 
 // Panels as wide as the target's register tile; the last may be 16 wide. Missing filters are zeros.
 void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace& work,
                     float* weights, const ThreadPool::Tick& tick) {
   const Conv2d& conv = node.conv;
-  const DirectShape s(node, y);
+  const DirectShape s(simd, node, y);
   const int64_t filter = conv.in * conv.kernel * conv.kernel;
-  const int64_t width = CALOTYPE_DISPATCH(DirectPanelBlocks, simd)();
+  const int64_t width = s.split ? kDirectMostBlocks : CALOTYPE_DISPATCH(DirectPanelBlocks, simd)();
   const auto pack = CALOTYPE_DISPATCH(PackDirect, simd);
   ThreadPool::shared().parallel_for(
       work.threads, divide_up(s.blocks, width),
@@ -238,19 +310,20 @@ void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace&
             std::fill_n(to, filter, 0.0f);
           }
         }
-        pack(s, filters, blocks, weights + first * filter);
+        pack(s, filters, blocks, weights + panel * width * s.block_floats());
       },
       tick);
 }
 
-WorkspaceBytes direct_workspace(const ConvNode& node, Extent y, int64_t batch, int threads) {
-  const DirectShape s(node, y);
+WorkspaceBytes direct_workspace(const Simd& simd, const ConvNode& node, Extent y, int64_t batch,
+                                int threads) {
+  const DirectShape s(simd, node, y);
   const int64_t units = batch * divide_up(y.h, kDirectBandRows) * s.columns;
   return workspace_bytes(threads, s.slot_floats(), units, y.c);
 }
 
 void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages& stages) {
-  const DirectShape s(p.node, p.y);
+  const DirectShape s(simd, p.node, p.y);
   ThreadPool& pool = ThreadPool::shared();
   const int64_t first_band = p.call.y.first_row / kDirectBandRows;
   const int64_t bands = divide_up(p.call.y.rows, kDirectBandRows);
@@ -282,6 +355,8 @@ void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
       work.threads, units / together * splits,
       [&](int64_t job, int slot) {
         const int64_t first = job / splits * together, split = job % splits;
+        std::optional<AmxJob> tiles;
+        if (s.split) tiles.emplace(*s.split);
         for (int64_t unit = first; unit < first + together; unit++) {
           const DirectBlock b = block_of(unit);
           BlockSums sums = {};

@@ -51,9 +51,7 @@ struct WinogradShape {
   bool weights_are_large() const { return weight_floats() * 4 > (int64_t{16} << 20); }
   // Parts of a thread's scratch, in this order.
   int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
-  int64_t input_plane() const {
-    return split_floats(depth() * rows_of(tiles_of_block())) + kBlock;
-  }
+  int64_t input_plane() const { return split_floats(depth() * rows_of(tiles_of_block())) + kBlock; }
   int64_t input_floats() const { return products * input_plane(); }
   int64_t result_plane() const { return rows_of(tiles_of_block()) * out_chunk + kBlock; }
   int64_t result_floats() const { return products * result_plane(); }

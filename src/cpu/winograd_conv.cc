@@ -46,7 +46,7 @@ struct Scratch {
         input(patch + round_up(s.patch_floats(), kBlock)),
         results(input + s.input_floats()),
         started(results + s.result_floats()) {}
-  float* patch;    // [channel / 16][row][column][16]
+  float* patch;  // [channel / 16][row][column][16]
   // Transformed: [product][Layout::kTilesOf16 of tiles by depth], or as A of a SplitProduct.
   float* input;
   float* results;  // [product][channel / 16][tile][16]

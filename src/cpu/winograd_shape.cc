@@ -46,9 +46,9 @@ int64_t WinogradShape::columns_for_amx() const {
   if (in_phases > 1 || in_padded % 32 != 0 || out_padded % 32 != 0) return 0;
   // 32 tiles, where the weights (0.9 MB for 64 channels, as three bf16) stay in L2 beside them.
   if (passes == 1 && in_padded <= 64 && out_padded <= 64) return 8;
-  // Else weights come from L3, six bytes for a float32 to units that are twice as fast: 128 tiles, if
-  // there are enough of such blocks for all threads. More channels leave L2 nothing to share; fewer
-  // results than inputs do not pay for splitting those.
+  // Else weights come from L3, six bytes for a float32 to units that are twice as fast: 128 tiles,
+  // if there are enough of such blocks for all threads. More channels leave L2 nothing to share;
+  // fewer results than inputs do not pay for splitting those.
   const bool pays = passes > 1 ? in_padded <= 64 : in_padded <= 256 && out_padded >= 128;
   return pays && tile_rows * tile_columns * passes >= 32 * 128 ? 32 : 0;
 }
