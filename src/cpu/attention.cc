@@ -245,7 +245,7 @@ void sum_bands(const Simd& simd, const AttentionCall& call, Workspace& work, Sta
 
 WorkspaceBytes attention_workspace(const Simd& simd, Extent x, int64_t batch, int threads) {
   const AttentionShape s(x);
-  const int64_t slot = attention_takes_amx(simd, s) ? amx_attention_floats(s) : s.slot_floats();
+  const int64_t slot = attention_takes_amx(simd, x) ? amx_attention_floats(s) : s.slot_floats();
   WorkspaceBytes bytes = workspace_bytes(threads, std::max(slot, s.padded * kBlock),
                                          batch * divide_up(x.h, kAttentionBandRows), s.channels);
   bytes.attention =
@@ -276,7 +276,7 @@ void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& no
 
   // Smaller blocks where there would be too few for all threads; results do not depend on it.
   const int64_t wanted = divide_up(s.tokens * call.batch, int64_t{3} * work.threads);
-  const bool by_amx = attention_takes_amx(simd, s);
+  const bool by_amx = attention_takes_amx(simd, call.x.extent);
   const int64_t queries =
       std::clamp(round_up(wanted, kWidestPanel), kWidestPanel, by_amx ? kAmxQueries : kQueries);
   const int64_t blocks = divide_up(s.tokens, queries), jobs = call.batch * blocks;

@@ -253,8 +253,8 @@ namespace calotype::cpu {
 
 HWY_EXPORT(AmxAttentionBlockRun);
 
-bool attention_takes_amx(const Simd& simd, const AttentionShape& s) {
-  return simd.amx && s.padded % kPanel == 0;
+bool attention_takes_amx(const Simd& simd, Extent x) {
+  return simd.amx && AttentionShape(x).padded % kPanel == 0;
 }
 
 int64_t amx_attention_floats(const AttentionShape& s) {

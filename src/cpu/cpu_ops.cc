@@ -92,7 +92,8 @@ class CpuOps : public Ops {
 
   std::string algorithm(const Graph& graph, const Node& node) const override {
     const ConvNode* conv = as_conv(node);
-    if (conv == nullptr) return "attention";
+    const Extent y = graph.extent(output_of(node));
+    if (conv == nullptr) return attention_takes_amx(simd_, y) ? "amx attention" : "attention";
     switch (algorithm_of(graph, *conv)) {
       case Algorithm::kBf16:
         return "direct bf16";
@@ -100,12 +101,12 @@ class CpuOps : public Ops {
         return "taps as columns";
       case Algorithm::kWinograd: {
         const WinogradShape shape = winograd_shape(graph, *conv);
-        return cat("winograd F(", shape.outputs, ",", shape.taps, ")");
+        return cat(shape.split ? "amx F(" : "winograd F(", shape.outputs, ",", shape.taps, ")");
       }
       case Algorithm::kDirect:
         break;
     }
-    return "direct";
+    return direct_takes_amx(simd_, *conv) ? "amx direct" : "direct";
   }
 
   double flop_executed(const Graph& graph, const Node& node) const override {

@@ -30,8 +30,7 @@ struct DirectShape {
         in(node.conv.in),
         blocks(divide_up(node.conv.out, kBlock)),
         pointwise(kernel == 1 && stride == 1 && !node.norm),
-        split(pointwise && in % 32 == 0 && in >= 128 && node.conv.out % 32 == 0 ? simd.amx
-                                                                                : std::nullopt),
+        split(direct_takes_amx(simd, node) ? simd.amx : std::nullopt),
         columns(divide_up(y.w, kBlockColumns)),
         patch_width((std::min(kBlockColumns, y.w) - 1) * stride + kernel),
         patch_rows((kDirectBandRows - 1) * stride + kernel),
@@ -282,6 +281,13 @@ namespace calotype::cpu {
 HWY_EXPORT(DirectBlockConv);
 HWY_EXPORT(PackDirect);
 HWY_EXPORT(DirectPanelBlocks);
+
+// Shortcuts: below 128 channels to split pixels costs what their products save.
+bool direct_takes_amx(const Simd& simd, const ConvNode& node) {
+  const Conv2d& conv = node.conv;
+  const bool pointwise = conv.kernel == 1 && node.sampling == Sampling::kSame && !node.norm;
+  return simd.amx && pointwise && conv.in >= 128 && conv.in % 32 == 0 && conv.out % 32 == 0;
+}
 
 int64_t direct_weight_floats(const Simd& simd, const ConvNode& node, Extent y) {
   const DirectShape s(simd, node, y);

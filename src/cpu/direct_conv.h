@@ -8,6 +8,8 @@ namespace calotype::cpu {
 
 constexpr int64_t kDirectBandRows = 4;
 
+// True where pixels and filters are multiplied by tiles of AMX.
+bool direct_takes_amx(const Simd& simd, const ConvNode& node);
 int64_t direct_weight_floats(const Simd& simd, const ConvNode& node, Extent y);
 void direct_prepare(const Simd& simd, const ConvNode& node, Extent y, Workspace& work,
                     float* weights, const ThreadPool::Tick& tick);
