@@ -21,7 +21,7 @@ constexpr int64_t kPanel = 32;    // columns of a product of tiles, and its dept
 constexpr int64_t kAmxKeys = 96;  // of a chunk: a fifth of kKeys
 static_assert(kKeys % kAmxKeys == 0 && kAmxKeys % kPanel == 0 && kAmxQueries % kPanel == 0);
 
-// A thread's scratch: at 512 channels 1.6 MB, in an L2 of two.
+// A thread's scratch: at 512 channels 1.9 MB, in an L2 of two.
 struct AmxScratch {
   AmxScratch(const AttentionShape& s, float* memory)
       : average_stride(s.padded + kBlock),

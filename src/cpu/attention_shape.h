@@ -53,7 +53,7 @@ struct AttentionBlock {
 using Proceed = std::function<bool()>;
 
 // With tiles of AMX: queries of a block.
-constexpr int64_t kAmxQueries = 128;
+constexpr int64_t kAmxQueries = 192;
 int64_t amx_attention_floats(const AttentionShape& shape);  // of a thread's scratch
 void amx_attention_block(const Simd& simd, const AttentionCall& call, const AttentionShape& shape,
                          const AttentionProjections& weights, const AttentionBlock& block,
