@@ -68,15 +68,17 @@ bool goes_past_caches(const ConvProblem& p) {
 
 void touch_pages(void* memory, int64_t bytes, int threads, const Ops::Tick& tick) {
 #ifdef MADV_POPULATE_WRITE
-  constexpr int64_t kPage = 4096, kPiece = int64_t{4} << 20;
+  constexpr int64_t kPage = 4096;
   const int64_t into_page = reinterpret_cast<intptr_t>(memory) % kPage;
-  std::byte* const first = static_cast<std::byte*>(memory) - into_page;
-  const int64_t whole = round_up(into_page + bytes, kPage);
+  const int64_t into_huge_page = reinterpret_cast<intptr_t>(memory) % kHugePage;
+  std::byte* const first = static_cast<std::byte*>(memory) - into_huge_page;
+  const int64_t begin = into_huge_page - into_page, end = round_up(into_huge_page + bytes, kPage);
   ThreadPool::shared().parallel_for(
-      threads, divide_up(whole, kPiece),
+      threads, divide_up(end, kHugePage),
       [&](int64_t piece, int) {
-        const int64_t here = std::min(kPiece, whole - piece * kPiece);
-        ::madvise(first + piece * kPiece, static_cast<size_t>(here), MADV_POPULATE_WRITE);
+        const int64_t from = std::max(begin, piece * kHugePage);
+        const int64_t to = std::min(end, (piece + 1) * kHugePage);
+        ::madvise(first + from, static_cast<size_t>(to - from), MADV_POPULATE_WRITE);
       },
       [&](int64_t) {
         if (tick) tick(0);
