@@ -47,9 +47,23 @@ struct Plane {  // one channel of one picture pair
   int64_t height, width, channels;
 };
 
-// to += weight * from[0, to.size())
-void add_weighted(std::vector<double>& to, double weight, const double* from) {
-  for (size_t i = 0; i < to.size(); i++) to[i] += weight * from[i];
+// to[i] = the sum of weights[k] * from(k)[i]. Weights are symmetric: two values meet each, and a
+// pass over `to` takes two weights, since reading and writing it costs as much as they do.
+template <class From>
+void weigh(const std::vector<double>& weights, const From& from, std::vector<double>& to) {
+  const size_t radius = weights.size() / 2, last = weights.size() - 1;
+  const double* middle = from(radius);
+  for (size_t i = 0; i < to.size(); i++) to[i] = weights[radius] * middle[i];
+  size_t k = 0;
+  for (; k + 1 < radius; k += 2) {
+    const double w0 = weights[k], w1 = weights[k + 1];
+    const double *a0 = from(k), *a1 = from(k + 1), *b0 = from(last - k), *b1 = from(last - k - 1);
+    double* sum = to.data();
+    for (size_t i = 0; i < to.size(); i++) sum[i] += w0 * (a0[i] + b0[i]) + w1 * (a1[i] + b1[i]);
+  }
+  if (k == radius) return;
+  const double *a = from(k), *b = from(last - k);
+  for (size_t i = 0; i < to.size(); i++) to[i] += weights[k] * (a[i] + b[i]);
 }
 
 // The moments of row y, filtered along x; `pixels` keeps its memory from row to row.
@@ -67,9 +81,9 @@ void filter_row(const Plane& p, int64_t y, const std::vector<double>& window, Mo
     pixels[kAB][i] = a * b;
   }
   for (size_t m = 0; m < kMoments; m++) {
-    row[m].assign(static_cast<size_t>(p.width) - window.size() + 1, 0);
-    for (size_t k = 0; k < window.size(); k++)
-      add_weighted(row[m], window[k], pixels[m].data() + k);
+    row[m].resize(static_cast<size_t>(p.width) - window.size() + 1);
+    weigh(
+        window, [&](size_t k) { return pixels[m].data() + k; }, row[m]);
   }
 }
 
@@ -96,11 +110,11 @@ double ssim_of(const Plane& p) {
     const int64_t top = y - static_cast<int64_t>(rows.size()) + 1;
     if (top < 0) continue;
     for (size_t m = 0; m < kMoments; m++) {
-      window[m].assign(ring[0][m].size(), 0);
-      for (size_t k = 0; k < rows.size(); k++) {
-        const Moments& row = ring[(static_cast<size_t>(top) + k) % rows.size()];
-        add_weighted(window[m], rows[k], row[m].data());
-      }
+      window[m].resize(ring[0][m].size());
+      const auto row = [&](size_t k) {
+        return ring[(static_cast<size_t>(top) + k) % rows.size()][m].data();
+      };
+      weigh(rows, row, window[m]);
     }
     for (size_t x = 0; x < window[kA].size(); x++, windows++) {
       sum +=
