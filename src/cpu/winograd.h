@@ -55,6 +55,9 @@ struct WinogradShape {
   int64_t input_floats() const { return products * input_plane(); }
   int64_t result_plane() const { return rows_of(tiles_of_block()) * out_chunk + kBlock; }
   int64_t result_floats() const { return products * result_plane(); }
+  int64_t of_amx_floats() const {  // one product's input as three bf16
+    return split ? split_floats(depth() * rows_of(tiles_of_block())) : 0;
+  }
   int64_t started_floats() const { return out_padded / kBlock; }
   int64_t slot_floats() const;
   int64_t columns_for_amx() const;

@@ -45,11 +45,14 @@ struct Scratch {
       : patch(memory),
         input(patch + round_up(s.patch_floats(), kBlock)),
         results(input + s.input_floats()),
-        started(results + s.result_floats()) {}
+        of_amx(results + s.result_floats()),
+        started(of_amx + s.of_amx_floats()) {}
   float* patch;  // [channel / 16][row][column][16]
-  // Transformed: [product][Layout::kTilesOf16 of tiles by depth], or as A of a SplitProduct.
+  // Transformed: [product][Layout::kTilesOf16 of tiles by depth], for AMX [product][depth /
+  // 16][tile][16].
   float* input;
   float* results;  // [product][channel / 16][tile][16]
+  float* of_amx;   // one product's input as A of a SplitProduct
   float* started;  // of each 16 channels, nonzero once their sums are
 };
 
@@ -114,11 +117,31 @@ void fill_patch(const WinogradJob& job, const WinogradBlock& b, int64_t top, int
   }
 }
 
+// Where a tile's first 16 of the depth are in a plane of the transformed input, and how far apart
+// each 16 are.
+class TilePlaces {
+ public:
+  TilePlaces(const WinogradShape& s, int64_t tiles)
+      : of_amx_(s.split),
+        step_of_amx_(s.rows_of(tiles) * kBlock),
+        depth_(s.depth()),
+        rows_(tiles) {}
+  std::pair<int64_t, int64_t> operator()(int64_t tile) const {
+    if (of_amx_) return {tile * kBlock, step_of_amx_};
+    return rows_.place(tile, depth_);
+  }
+
+ private:
+  bool of_amx_;
+  int64_t step_of_amx_, depth_;
+  RowTiles rows_;
+};
+
 // Transforms a row of tiles, the first of which is the block's tile `first`, of one plane of the
 // patch (block `k` of the depth): first all columns of pixels, each once, then each tile along its
 // rows.
 template <class S>
-void transform_row(const WinogradShape& s, const RowTiles& places, int64_t first, int64_t tiles,
+void transform_row(const WinogradShape& s, const TilePlaces& places, int64_t first, int64_t tiles,
                    int64_t k, const float* patch, float* input) {
   constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs, kShared = S::kTaps - 1;
   const int64_t pitch = s.patch_columns() * kBlock, plane = s.input_plane();
@@ -136,7 +159,7 @@ void transform_row(const WinogradShape& s, const RowTiles& places, int64_t first
   };
   for (int c = 0; c < kShared; c++) transform_column(patch + c * kBlock, c);
   for (int64_t tile = 0; tile < tiles; tile++) {
-    const auto [place, step] = places.place(first + tile, s.depth());
+    const auto [place, step] = places(first + tile);
     float* out = input + place + k * step;
     for (int i = 0; i < kPoints * kPoints; i++) __builtin_prefetch(out + kBlock + i * plane, 1, 3);
     for (int c = kShared; c < kPoints; c++) {
@@ -160,63 +183,11 @@ void transform_row(const WinogradShape& s, const RowTiles& places, int64_t first
   }
 }
 
-// The same of planes k and k + 1 of the patch, as A of SplitProducts of `rows` rows.
-template <class S>
-void transform_row_split(const WinogradShape& s, int64_t rows, int64_t first, int64_t tiles,
-                         int64_t k, const float* patch, float* input) {
-  constexpr int kPoints = S::kPoints, kOutputs = S::kOutputs, kShared = S::kTaps - 1;
-  const int64_t pitch = s.patch_columns() * kBlock, plane = 2 * s.input_plane();
-  const int64_t patch_plane = s.patch_rows() * pitch, part = rows * s.depth();
-  V columns[2][kParts][kPoints][kPoints];  // [plane][part][row point][pixel column]
-  const auto transform_column = [&](const float* from, int at) HWY_ATTR {
-    for (int half = 0; half < 2; half++) {
-#pragma GCC unroll 16
-      for (int p = 0; p < kParts; p++) {
-        V in[kPoints], points[kPoints];
-#pragma GCC unroll 8
-        for (int r = 0; r < kPoints; r++)
-          in[r] = hn::LoadU(d, from + half * patch_plane + r * pitch + p * kLanes);
-        S::input(in, points);
-#pragma GCC unroll 8
-        for (int r = 0; r < kPoints; r++) columns[half][p][r][at] = points[r];
-      }
-    }
-  };
-  for (int c = 0; c < kShared; c++) transform_column(patch + c * kBlock, c);
-  for (int64_t tile = 0; tile < tiles; tile++) {
-    uint16_t* out = reinterpret_cast<uint16_t*>(input) + (k / 2 * rows + first + tile) * 2 * kBlock;
-    for (int c = kShared; c < kPoints; c++) {
-      transform_column(patch + (tile * kOutputs + c) * kBlock, c);
-    }
-    for (int r = 0; r < kPoints; r++) {
-#pragma GCC unroll 16
-      for (int p = 0; p < kParts; p++) {
-        V points[2][kPoints];
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-          V in[kPoints];
-#pragma GCC unroll 8
-          for (int c = 0; c < kPoints; c++) in[c] = columns[half][p][r][c];
-#pragma GCC unroll 2
-          for (int c = 0; c < kShared; c++) columns[half][p][r][c] = in[kOutputs + c];
-          S::input(in, points[half]);
-        }
-#pragma GCC unroll 8
-        for (int c = 0; c < kPoints; c++) {
-          store_split(split(points[0][c]), split(points[1][c]), part,
-                      out + (r * kPoints + c) * plane + p * 2 * kLanes);
-        }
-      }
-    }
-  }
-}
-
 // Reads and transforms what the block multiplies.
 template <class S, Reading kReading>
 void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scratch& scratch) {
   const WinogradShape& s = job.s;
-  const RowTiles places(b.rows * b.columns);
-  const int64_t rows = s.rows_of(b.rows * b.columns);
+  const TilePlaces places(s, b.rows * b.columns);
   const int64_t row_phases[4] = {1, 0, 0, 1}, column_phases[4] = {0, 0, 1, 1};  // as depth_of
   for (int64_t phase = 0; phase < s.in_phases; phase++) {
     const bool down = s.in_phases > 1;
@@ -226,17 +197,13 @@ void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scrat
     for (int64_t channel = 0; channel < s.in_padded; channel += s.in_chunk) {
       const int64_t count = std::min(s.in_chunk, s.in_padded - channel);
       fill_patch<kReading>(job, b, top, left, step, channel, count, scratch.patch);
-      for (int64_t k = 0; k < count; k += s.split ? 2 * kBlock : kBlock) {
+      for (int64_t k = 0; k < count; k += kBlock) {
         const float* plane =
             scratch.patch + k / kBlock * s.patch_rows() * s.patch_columns() * kBlock;
-        const int64_t block = (phase * s.in_padded + channel + k) / kBlock;
         for (int64_t r = 0; r < b.rows; r++) {
-          const float* row = plane + r * s.outputs * s.patch_columns() * kBlock;
-          if (s.split) {
-            transform_row_split<S>(s, rows, r * b.columns, b.columns, block, row, scratch.input);
-          } else {
-            transform_row<S>(s, places, r * b.columns, b.columns, block, row, scratch.input);
-          }
+          transform_row<S>(s, places, r * b.columns, b.columns,
+                           (phase * s.in_padded + channel + k) / kBlock,
+                           plane + r * s.outputs * s.patch_columns() * kBlock, scratch.input);
         }
       }
     }
@@ -290,13 +257,28 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
   }
 }
 
+// One product's input, [k / 16][rows][16], as A of a SplitProduct. Only now: what goes from the
+// transform to the product by way of L3 is smaller as float32.
+void split_plane(const float* plane, int64_t depth, int64_t rows, uint16_t* out) {
+  for (int64_t k = 0; k < depth; k += 2 * kBlock, plane += rows * kBlock) {
+    for (int64_t row = 0; row < rows; row++, plane += kBlock, out += 2 * kBlock) {
+      for (int64_t c = 0; c < kBlock; c += kLanes) {
+        store_split(split(hn::LoadU(d, plane + c)), split(hn::LoadU(d, plane + rows * kBlock + c)),
+                    rows * depth, out + 2 * c);
+      }
+    }
+  }
+}
+
 // The same by tiles of AMX.
 template <class S>
 void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t group, int64_t first,
                     int64_t end, const Scratch& scratch) {
   const WinogradShape& s = job.s;
+  auto* const of_amx = reinterpret_cast<uint16_t*>(scratch.of_amx);
   SplitProduct product;
   product.rows = s.rows_of(b.rows * b.columns);
+  product.a = of_amx;
   product.a_part = product.rows * s.depth();
   product.a_step = product.rows * 2 * kBlock;
   product.depth = s.depth();
@@ -304,7 +286,7 @@ void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t grou
   product.c_block_stride = product.rows * kBlock;
   for (int64_t index = 0; index < S::kPoints * S::kPoints; index++) {
     const float* weights = job.p.weights + index * s.weight_plane() + group * s.group_floats();
-    product.a = reinterpret_cast<const uint16_t*>(scratch.input + index * s.input_plane());
+    split_plane(scratch.input + index * s.input_plane(), s.depth(), product.rows, of_amx);
     for (int64_t n = first; n < end; n += 2 * kBlock) {
       product.b = reinterpret_cast<const uint16_t*>(weights + s.split_floats(n * s.depth()));
       product.c = scratch.results + index * s.result_plane() + (n - first) * product.rows;
@@ -536,9 +518,8 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
   // Enough jobs for all threads where blocks are few: each then transforms its input for a part of
   // the output channels. Results do not depend on it.
   const int64_t most = divide_up(s.out_padded, 64);
-  const int64_t splits = units >= int64_t{8} * work.threads
-                             ? 1
-                             : std::clamp<int64_t>(int64_t{8} * work.threads / units, 1, most);
+  const int64_t wanted = int64_t{s.split ? 2 : 8} * work.threads;  // AMX: blocks are large
+  const int64_t splits = units >= wanted ? 1 : std::clamp<int64_t>(wanted / units, 1, most);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
   const WinogradJob job{p, s, goes_past_caches(p), s.split ? simd.amx : std::nullopt};

@@ -38,7 +38,7 @@ WinogradShape::WinogradShape(const Simd& simd, const ConvNode& node, Extent x, E
   blocks = divide_up(tile_columns, block_columns);
   // 64 channels of a patch of 18 x 50 pixels are 230 kB, half of L2.
   in_chunk = in_padded == 128 ? 128 : std::min<int64_t>(in_padded, 64);
-  out_chunk = std::min<int64_t>(out_padded, 128);
+  out_chunk = std::min<int64_t>(out_padded, split ? 512 : 128);
 }
 
 // Columns of tiles in a block where tiles of AMX are faster than float32 units, else 0.
@@ -46,16 +46,15 @@ int64_t WinogradShape::columns_for_amx() const {
   if (in_phases > 1 || in_padded % 32 != 0 || out_padded % 32 != 0) return 0;
   // 32 tiles, where the weights (0.9 MB for 64 channels, as three bf16) stay in L2 beside them.
   if (passes == 1 && in_padded <= 64 && out_padded <= 64) return 8;
-  // Else weights come from L3, six bytes for a float32 to units that are twice as fast: 128 tiles,
-  // if there are enough of such blocks for all threads. More channels leave L2 nothing to share;
-  // fewer results than inputs do not pay for splitting those.
-  const bool pays = passes > 1 ? in_padded <= 64 : in_padded <= 256 && out_padded >= 128;
-  return pays && tile_rows * tile_columns * passes >= 32 * 128 ? 32 : 0;
+  // Else weights come from L3 or memory, six bytes for a float32 to units that are twice as fast:
+  // 256 tiles, if there are enough of such blocks for all threads.
+  const bool pays = in_padded <= 512 && (passes > 1 || out_padded >= 128);
+  return pays && tile_rows * tile_columns * passes >= 16 * 256 ? 64 : 0;
 }
 
 int64_t WinogradShape::slot_floats() const {
-  const int64_t of_block =
-      round_up(patch_floats(), kBlock) + input_floats() + result_floats() + started_floats();
+  const int64_t of_block = round_up(patch_floats(), kBlock) + input_floats() + result_floats() +
+                           of_amx_floats() + started_floats();
   const int64_t of_weights = kBlock * in * 9;  // filters as they come
   return std::max(of_block, of_weights);
 }
