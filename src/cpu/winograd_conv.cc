@@ -270,10 +270,10 @@ void split_plane(const float* plane, int64_t depth, int64_t rows, uint16_t* out)
   }
 }
 
-// The same by tiles of AMX.
+// All products of the block's tiles with output channels [first, end) of a group, by tiles of AMX.
 template <class S>
 void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t group, int64_t first,
-                    int64_t end, const Scratch& scratch) {
+                    int64_t end, const Scratch& scratch, const Poll& poll) {
   const WinogradShape& s = job.s;
   auto* const of_amx = reinterpret_cast<uint16_t*>(scratch.of_amx);
   SplitProduct product;
@@ -292,6 +292,7 @@ void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t grou
       product.c = scratch.results + index * s.result_plane() + (n - first) * product.rows;
       cpu::multiply(*job.amx, product);
     }
+    if (poll && index % S::kPoints == 0) poll();  // all of a block may take 50 ms
   }
 }
 
@@ -455,7 +456,7 @@ void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory, co
     for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
       const int64_t end = std::min(first + s.out_chunk, b.end);
       if (s.split) {
-        multiply_split<S>(job, b, group, first, end, scratch);
+        multiply_split<S>(job, b, group, first, end, scratch, poll);
       } else {
         multiply<S>(job, b, group, first, end, scratch);
       }

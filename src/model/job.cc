@@ -115,8 +115,10 @@ ExecutionPlan Job::plan_group(int64_t pictures, int64_t budget) const {
     if (error.code() != ErrorCode::kOutOfMemory) throw;
     const int64_t least =
         checked_add(base_bytes(), smallest_plan(graph_, *ops_, pictures, options).peak_bytes);
+    const int threads = ops_->threads();
     fail(ErrorCode::kOutOfMemory, "a memory budget of ", budget,
-         " bytes is too small for this picture; the smallest that works is ", least, " bytes");
+         " bytes is too small for this picture; the smallest that works is ", least, " bytes",
+         threads > 1 ? cat(" with ", threads, " threads, and less with fewer") : "");
   }
   return plan;
 }
