@@ -16,7 +16,7 @@ CXX = $launcher aarch64-linux-gnu-g++
 CXXFLAGS = -std=c++20 -O2 -march=armv8-a+crypto -Wall -Wextra -Wno-psabi -DHWY_COMPILE_ONLY_STATIC -DGTEST_HAS_POSIX_RE=1 \
   -I../src -I../include -I../tests -Ihwy -I$gtest/include -I$gtest
 SOURCES = $(cd "$root" && echo src/core/dtype.cc src/core/tensor.cc src/ops/graph.cc src/ops/row_memory.cc src/ops/stats.cc src/reference/*.cc \
-  src/cpu/*.cc tests/support/random.cc tests/support/compare.cc tests/cpu/ops_test.cc tests/cpu/layer.cc)
+  src/cpu/*.cc tests/support/random.cc tests/support/compare.cc tests/cpu/ops_test.cc tests/cpu/amx_test.cc tests/cpu/on_cpu.cc tests/cpu/layer.cc)
 OBJECTS = \$(SOURCES:.cc=.o) gtest-all.o gtest_main.o
 test: \$(OBJECTS)
 	\$(CXX) -static -o \$@ \$^ -lpthread

@@ -1,5 +1,7 @@
 #include "cpu/cpu_ops.h"
 
+#include <map>
+
 #include "core/cat.h"
 #include "cpu/attention.h"
 #include "cpu/bf16.h"
@@ -239,7 +241,11 @@ std::unique_ptr<Ops> make_cpu_ops(Precision precision, int threads) {
 }
 
 std::unique_ptr<Ops> make_emulated_amx_ops(Precision precision, int threads) {
-  static const cpu::Simd simd = cpu::emulated_amx();
+  static std::map<std::string, cpu::Simd> emulated;  // Ops refer to them
+  const cpu::Simd& chosen = cpu::chosen_simd();
+  cpu::Simd& simd = emulated.try_emplace(chosen.name, chosen).first->second;
+  simd.name = "emulated amx";
+  simd.amx = cpu::AmxUnit::kEmulated;
   std::optional<cpu::AmxUnit> bf16;
   if (precision == Precision::kBF16) bf16 = cpu::AmxUnit::kEmulated;
   return std::make_unique<cpu::CpuOps>(simd, threads, precision == Precision::kFast, bf16);

@@ -16,7 +16,7 @@ namespace calotype {
 // a name it does not know.
 std::unique_ptr<Ops> make_cpu_ops(Precision precision, int threads);
 
-// With emulated tiles of AMX, for tests.
+// With emulated tiles of AMX beside the chosen instruction set, for tests.
 std::unique_ptr<Ops> make_emulated_amx_ops(Precision precision, int threads);
 
 }  // namespace calotype

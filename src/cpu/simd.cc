@@ -91,14 +91,6 @@ const Simd& find_simd(const std::string& name) {
        ", which this machine or this build lacks; here it can be ", names(targets));
 }
 
-Simd emulated_amx() {
-  Simd simd = *std::find_if(simd_targets().begin(), simd_targets().end(),
-                            [](const Simd& target) { return !target.amx; });
-  simd.name = "emulated amx";
-  simd.amx = AmxUnit::kEmulated;
-  return simd;
-}
-
 const Simd& chosen_simd() {
   const char* name = std::getenv("CALOTYPE_SIMD");
   return find_simd(name == nullptr ? "" : name);

@@ -29,9 +29,6 @@ const Simd& find_simd(const std::string& name);
 // What the environment variable CALOTYPE_SIMD asks for.
 const Simd& chosen_simd();
 
-// The best target without AMX, with emulated tiles: for tests.
-Simd emulated_amx();
-
 }  // namespace calotype::cpu
 
 // The instance of `function` for `simd`, in a file that said HWY_EXPORT(function).

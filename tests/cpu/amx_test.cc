@@ -26,7 +26,7 @@ ConvSpec bf16_conv(Random& random) {
 TEST(CpuBf16, tiles_equal_the_reference_to_the_precision_of_bf16) {
   const uint64_t seed = test_seed(13);
   Random random(seed);
-  const auto ops = make_emulated_amx_ops(Precision::kBF16, 2);
+  const auto ops = emulated_amx_ops(cpu_simd_targets().front(), Precision::kBF16);
   for (uint64_t i = 0; i < 40; i++) {
     const ConvSpec s = bf16_conv(random);
     Random data(seed + i);
@@ -59,7 +59,7 @@ TEST(CpuBf16, runs_on_amx_or_is_refused) {
   }
   const uint64_t seed = test_seed(13);
   Random random(seed);
-  const auto emulated = make_emulated_amx_ops(Precision::kBF16, 2);
+  const auto emulated = emulated_amx_ops(cpu_simd_targets().front(), Precision::kBF16);
   const auto real = cpu_ops(cpu_simd_targets().front(), 2, Precision::kBF16);
   for (uint64_t i = 0; i < 40; i++) {
     const ConvSpec s = bf16_conv(random);
@@ -92,14 +92,18 @@ ConvSpec split_conv(Random& random) {
 TEST(CpuSplit, emulated_tiles_equal_the_reference_to_the_precision_of_float32) {
   const uint64_t seed = test_seed(18);
   Random random(seed);
-  const auto ops = make_emulated_amx_ops(Precision::kF32, 2);
   const auto expect_equal = [&](const Layer& layer) {
-    EXPECT_TRUE(ops->algorithm(layer.graph(), layer.node()).starts_with("amx"));
-    const LayerResult truth = layer.run(*make_reference_ops(2)), result = layer.run(*ops);
-    EXPECT_LE(difference(std::span<const double>(result.y), truth.y).relative_rms, kFloatBound);
-    expect_same_stats(result, truth);
+    const LayerResult truth = layer.run(*make_reference_ops(2));
+    for (const std::string& simd : cpu_simd_targets()) {
+      SCOPED_TRACE(simd);
+      const auto ops = emulated_amx_ops(simd);
+      EXPECT_TRUE(ops->algorithm(layer.graph(), layer.node()).starts_with("amx"));
+      const LayerResult result = layer.run(*ops);
+      EXPECT_LE(difference(std::span<const double>(result.y), truth.y).relative_rms, kFloatBound);
+      expect_same_stats(result, truth);
+    }
   };
-  for (uint64_t i = 0; i < 20; i++) {
+  for (uint64_t i = 0; i < 10; i++) {
     const ConvSpec s = split_conv(random);
     SCOPED_TRACE(describe(s) + ", seed " + std::to_string(seed + i));
     Random data(seed + i);
@@ -139,7 +143,7 @@ TEST(CpuSplit, real_tiles_give_what_float32_units_do) {
   if (!cpu::amx_usable()) GTEST_SKIP() << "no AMX here";
   const uint64_t seed = test_seed(19);
   const auto amx = cpu_ops("amx"), avx512 = cpu_ops("avx512"),
-             emulated = make_emulated_amx_ops(Precision::kF32, 2);
+             emulated = emulated_amx_ops("avx512");
   const auto expect_equal = [&](const Layer& layer, Ops& other) {
     EXPECT_TRUE(amx->algorithm(layer.graph(), layer.node()).starts_with("amx"));
     const LayerResult truth = layer.run(other), result = layer.run(*amx);

@@ -31,6 +31,11 @@ void expect_same_stats(const LayerResult& result, const LayerResult& truth) {
   }
 }
 
+std::unique_ptr<Ops> emulated_amx_ops(const std::string& simd, Precision precision) {
+  const ForcedSimd forced(simd);
+  return make_emulated_amx_ops(precision, 2);
+}
+
 int some_groups(int64_t channels, Random& random) {
   std::vector<int> divisors;
   for (int g = 1; g <= channels; g++) {

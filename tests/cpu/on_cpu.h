@@ -16,6 +16,10 @@ namespace calotype::test {
 std::unique_ptr<Ops> cpu_ops(const std::string& simd, int threads = 2,
                              Precision precision = Precision::kF32);
 
+// The same with emulated tiles of AMX.
+std::unique_ptr<Ops> emulated_amx_ops(const std::string& simd,
+                                      Precision precision = Precision::kF32);
+
 int some_groups(int64_t channels, Random& random);
 ConvSpec random_conv(Random& random);
 AttentionSpec random_attention(Random& random);
