@@ -43,7 +43,7 @@ void multiply(AmxUnit unit, const Bf16Product& product);
 // half a unit in the last place of a float32.
 //
 // Sixteen by sixteen, values of k and k + 16 are neighbours (see split-inl.h), in A and in B.
-constexpr int64_t kSplitPanel = 3 * 32 * 32;  // bf16 of B for 32 k and 32 columns
+constexpr int64_t kSplitPanel = int64_t{3} * 32 * 32;  // bf16 of B for 32 k and 32 columns
 struct SplitProduct {
   const uint16_t* a = nullptr;  // [high, middle, low][k / 32][row][32]
   int64_t a_part = 0;           // bf16 between high, middle and low
