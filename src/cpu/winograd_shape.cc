@@ -49,7 +49,7 @@ int64_t WinogradShape::columns_for_amx() const {
   // Else weights come from L3 or memory, six bytes for a float32 to units that are twice as fast:
   // 256 tiles, if there are enough of such blocks for all threads.
   const bool pays = in_padded <= 512 && (passes > 1 || out_padded >= 128);
-  return pays && tile_rows * tile_columns * passes >= 16 * 256 ? 64 : 0;
+  return pays && tile_rows * tile_columns * passes >= int64_t{16} * 256 ? 64 : 0;
 }
 
 int64_t WinogradShape::slot_floats() const {
