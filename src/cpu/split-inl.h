@@ -15,8 +15,6 @@ namespace calotype::cpu {
 namespace HWY_NAMESPACE {
 namespace {
 
-constexpr int kSplitParts = 3;
-
 // Of x the upper halves, of these floats, are the three bf16: eight bits of the fraction each, cut
 // off and not rounded, so that nothing overflows and their sum is x (but for what is below 1e-38).
 struct Split {
