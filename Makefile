@@ -48,14 +48,10 @@ cuda:
 test-cuda: cuda
 	CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so build-cuda/bin/cuda_gpu_test
 
-# Takes long: FILTER=PATTERN runs some of the tests, as --gtest_filter has it.
-FILTER ?= Kernels/GpuOps.*
+# Takes some minutes of a GPU and many cores.
 sanitize-cuda: cuda
-	for tool in memcheck racecheck; do \
-	    CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so \
-	        compute-sanitizer --tool $$tool --error-exitcode 1 build-cuda/bin/cuda_gpu_test \
-	        --gtest_filter='$(FILTER)' || exit 1; \
-	done
+	CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so \
+	    scripts/sanitize-cuda.py build-cuda/bin/cuda_gpu_test --log build-cuda/sanitizer
 
 bench-cuda: cuda
 	python3 bench/peers_cuda.py --library build-cuda/bin --portable

@@ -60,6 +60,7 @@ class GpuStrips : public testing::TestWithParam<Kernels> {
   mutable ModelTensors tensors_{model_};
   std::shared_ptr<DeviceSession> session_;
   Random random_{test_seed(1)};
+  Part part_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Kernels, GpuStrips,
@@ -74,6 +75,7 @@ TEST_P(GpuStrips, give_what_the_whole_gives) {
   for (const Graph& graph :
        {decoder(9, 7), decoder(21, 34), encoder(104, 72), encoder(200, 136), encoder(56, 264)}) {
     const Tensor in = input(graph, 2);
+    if (!part_.has_next()) continue;
     const Tensor whole = run_device(*session_, graph, 2, in);
     for (const int64_t bound : bounds(graph)) {
       const Extent e = graph.extent(graph.output());
@@ -82,6 +84,7 @@ TEST_P(GpuStrips, give_what_the_whole_gives) {
       EXPECT_LE(plan.peak_bytes, bound);
       const Tensor result = run_device(*session_, graph, 2, in, bound);
       EXPECT_LT(difference(result.values(), whole.values()).relative_rms, GetParam().tolerance);
+      if (part_.is_split()) continue;
       const Tensor again = run_device(*session_, graph, 2, in, bound);
       EXPECT_TRUE(std::equal(result.values().begin(), result.values().end(), again.data()))
           << "not the same from run to run";

@@ -1,7 +1,10 @@
 #include "cuda/graphs.h"
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
+#include <stdexcept>
 
 #include "reference/reference_ops.h"
 
@@ -31,6 +34,15 @@ AttentionWeights Weights::attention(int64_t channels, double query_gain) {
     *view = tensor({channels}, 0.2);
   }
   return w;
+}
+
+Part::Part() {
+  const char* text = std::getenv("CALOTYPE_TEST_PART");
+  if (text == nullptr) return;
+  is_split_ = true;
+  if (std::sscanf(text, "%d/%d", &index_, &count_) != 2 || index_ < 0 || index_ >= count_) {
+    throw std::invalid_argument("CALOTYPE_TEST_PART must be I/N with 0 <= I < N");
+  }
 }
 
 std::vector<double> run_reference(const Graph& graph, int64_t batch, const Tensor& input) {

@@ -28,6 +28,20 @@ class Weights {
   std::deque<Tensor> tensors_;
 };
 
+// The part of a test's cases that this process runs: I of N by the variable CALOTYPE_TEST_PART=I/N,
+// all without it. `scripts/sanitize-cuda.py` runs the parts side by side, each case once: what a
+// second run would show, its tools show in the first.
+class Part {
+ public:
+  Part();
+  bool has_next() { return next_++ % count_ == index_; }
+  bool is_split() const { return is_split_; }
+
+ private:
+  bool is_split_ = false;
+  int index_ = 0, count_ = 1, next_ = 0;
+};
+
 // The graph's output in float64, by src/reference.
 std::vector<double> run_reference(const Graph& graph, int64_t batch, const Tensor& input);
 Tensor run_device(DeviceSession& session, const Graph& graph, int64_t batch, const Tensor& input,

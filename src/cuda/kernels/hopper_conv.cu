@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       barrier_init(address(barriers.weights_free[i]), 8);
     }
     for (int i = 0; i < 2; i++) {
-      barrier_init(address(barriers.staging_ready[i]), 1);
+      barrier_init(address(barriers.staging_ready[i]), 32);
       barrier_init(address(barriers.staged[i]), 128);
       barrier_init(address(barriers.pair_free[i]), 4);
     }
@@ -163,24 +163,24 @@ __global__ void __launch_bounds__(kThreads, 1)
         const TileIndex tile(p, t);
         const int plane = 2 * tile.column, halves = p.channels > (plane + 1) * kSlab ? 2 : 1;
         const int x = tile.x * kTile, y = tile.y * kTile + 8 * g;
-        if (lane == 0) {
-          const auto load = [&](int first_plane, int count) {
-            barrier_expect(ready, count * kHalfBytes);
-            for (int h = 0; h < count; h++) {
-              tma_load(staging + h * kHalfBytes, &p.beside, ready, 0, x, y, tile.picture,
-                       first_plane + h);
-            }
-          };
-          for (int pair = 0; pair < p.pairs; pair++) {
-            if (pair > 0) {
-              barrier_wait_asleep(address(barriers.pair_free[g]), pair_parity, kOutputSleep);
-              pair_parity ^= 1;
-            }
-            load(2 * pair, min(2, p.shortcut_slabs - 2 * pair));
+        // Every lane arrives: each has read statistics of the tile before.
+        const auto load = [&](int first_plane, int count) {
+          if (lane != 0) return barrier_arrive(ready);
+          barrier_expect(ready, count * kHalfBytes);
+          for (int h = 0; h < count; h++) {
+            tma_load(staging + h * kHalfBytes, &p.beside, ready, 0, x, y, tile.picture,
+                     first_plane + h);
           }
-          if (p.has_residual) load(plane, halves);
-          if (p.pairs == 0 && !p.has_residual) barrier_arrive(ready);
+        };
+        for (int pair = 0; pair < p.pairs; pair++) {
+          if (pair > 0) {
+            barrier_wait_asleep(address(barriers.pair_free[g]), pair_parity, kOutputSleep);
+            pair_parity ^= 1;
+          }
+          load(2 * pair, min(2, p.shortcut_slabs - 2 * pair));
         }
+        if (p.has_residual) load(plane, halves);
+        if (p.pairs == 0 && !p.has_residual) barrier_arrive(ready);
         __syncwarp();
         barrier_wait_asleep(address(barriers.staged[g]), parity, kOutputSleep);
         if (lane == 0) {

@@ -146,8 +146,9 @@ struct NormWeights {
 void finish_norm(const Partials& stats, int n, int c, const NormWeights& norm, float2* affine,
                  int affine_stride, const Machine& machine);
 
-// y = affine(x), no SiLU; transposed, where given, also [n][c][transposed_stride]. norms, where
-// given: largest[n] = the largest |y[pixel]|, as bits of a float (set to 0 before).
+// y = affine(x), no SiLU; transposed, where given, also [n][c][transposed_stride], a multiple of 8,
+// zeros beyond the pixels. largest, where given: the largest |y[pixel]| of a picture, as bits of a
+// float (set to 0 before).
 struct ApplyNorm {
   Element element = Element::kBF16;
   Pictures x, y;
@@ -158,7 +159,8 @@ struct ApplyNorm {
 };
 void apply_norm(const ApplyNorm& call, const Machine& machine);
 
-// p[row] = 2^(s[row] - max) / sum, rows of `columns` values; strides are multiples of 4.
+// p[row] = 2^(s[row] - max) / sum, rows of `columns` values, zeros from there to p_stride; strides
+// are the columns rounded up to a multiple of 8.
 struct Softmax {
   Element element = Element::kBF16;
   const float* s = nullptr;

@@ -66,8 +66,8 @@ __device__ void tile_moments(const Portable& p, const PortableTile& tile,
     const int unit = (across * L::kWarpColumns + lane_channel(j >> 2, lane & 3)) / 2 + (j & 3);
     of_warp[turn][down][unit] = {count, mean[k], m2[k]};
   }
-  named_barrier(1, 32 * L::kMultiplying);
-  for (int i = threadIdx.x; i < L::kColumns / 2; i += 32 * L::kMultiplying) {
+  named_barrier(1, L::kMultiplyingThreads);
+  for (int i = threadIdx.x; i < L::kColumns / 2; i += L::kMultiplyingThreads) {
     const int unit = tile.column * (L::kColumns / 2) + i;
     if (unit >= p.stats.units) continue;
     Moments total = of_warp[turn][0][i];
@@ -273,8 +273,7 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
     }
     begin_sums<L>(p, tile, sums, residual, down, across);
     if (of_tile.residual > 0) {
-      __syncwarp();
-      for (int i = 0; i < of_tile.residual && lane == 0; i++) {
+      for (int i = 0; i < of_tile.residual; i++) {
         const int back = walk.boxes.stage - 1 - i;
         barrier_arrive(memory.box_free + 8 * (back < 0 ? back + stages.boxes : back));
       }
@@ -340,10 +339,8 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
           multiply_pair(kPairs - 1, i, 0);
           multiply_pair(kPairs - 1, i, 1);
         }
-        if (lane == 0) {
-          barrier_arrive(weights_left);
-          barrier_arrive(box_left);
-        }
+        barrier_arrive(weights_left);
+        barrier_arrive(box_left);
         break;
       }
       if (slab_done) {
@@ -359,10 +356,8 @@ __device__ void multiply_tiles(const Portable& p, const Stages& stages, const Me
         multiply_pair(kPairs - 1, i, 1);
         load_rows(i, 0);
       }
-      if (lane == 0) {
-        barrier_arrive(weights_left);
-        if (slab_done) barrier_arrive(box_left);
-      }
+      barrier_arrive(weights_left);
+      if (slab_done) barrier_arrive(box_left);
     }
     if constexpr (L::kAttends) {
       finish_product<L>(p, tile, sums, down, across);
@@ -380,11 +375,11 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
   if (threadIdx.x == 0) {
     for (int i = 0; i < stages.weights; i++) {
       barrier_init(shared_address(&barriers.weights_loaded[i]), L::kLoadingThreads);
-      barrier_init(shared_address(&barriers.weights_free[i]), L::kMultiplying);
+      barrier_init(shared_address(&barriers.weights_free[i]), L::kMultiplyingThreads);
     }
     for (int i = 0; i < stages.boxes; i++) {
       barrier_init(shared_address(&barriers.box_loaded[i]), L::kLoadingThreads);
-      barrier_init(shared_address(&barriers.box_free[i]), L::kMultiplying);
+      barrier_init(shared_address(&barriers.box_free[i]), L::kMultiplyingThreads);
     }
   }
   __syncthreads();

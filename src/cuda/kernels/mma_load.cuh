@@ -27,7 +27,8 @@ struct Layout {
   // 16,384 registers, 168 a thread.
   static constexpr int kLoading = kMultiplying / 2;
   static constexpr int kLoadingThreads = 32 * kLoading;
-  static constexpr int kThreads = 32 * (kMultiplying + kLoading);
+  static constexpr int kMultiplyingThreads = 32 * kMultiplying;
+  static constexpr int kThreads = kMultiplyingThreads + kLoadingThreads;
   static constexpr int kBlocks = kTileH == 16 ? 1 : kColumns == 128 ? 2 : 3;  // a multiprocessor
   static constexpr int kBoxBytes = (kTileH + 2) * kBoxPitch * 128;
   static constexpr int kWeightBytes = kColumns * 128;
@@ -341,7 +342,7 @@ class WeightLoader {
 template <class L>
 __device__ void load_tiles(const Portable& p, const Stages& stages, const Memory& memory,
                            uint8_t* shared) {
-  const int thread = threadIdx.x - 32 * L::kMultiplying;
+  const int thread = threadIdx.x - L::kMultiplyingThreads;
   BoxLoader<L> boxes(p, stages, memory, shared, thread);
   WeightLoader<L> weights(p, stages, memory, thread);
   for (int i = 0; i < stages.weights - 1; i++) weights.load();

@@ -162,17 +162,15 @@ __global__ void __launch_bounds__(kThreads) apply_norm_kernel(ApplyNorm call) {
     __syncthreads();
     // Four threads a channel, eight pixels each.
     const int channel = threadIdx.x / 4, first_pixel = threadIdx.x % 4 * 8;
-    if (c0 + channel < x.c) {
+    if (c0 + channel < x.c && first + first_pixel < call.transposed_stride) {
       T* row = static_cast<T*>(call.transposed) +
                (int64_t{picture} * x.c + c0 + channel) * call.transposed_stride + first +
                first_pixel;
-      if (sizeof(T) == 2 && first + first_pixel + 8 <= x.pixels()) {
-        *reinterpret_cast<uint4*>(row) =
-            *reinterpret_cast<const uint4*>(&turned[channel][first_pixel]);
+      const T* from = &turned[channel][first_pixel];
+      if constexpr (sizeof(T) == 2) {
+        *reinterpret_cast<uint4*>(row) = *reinterpret_cast<const uint4*>(from);
       } else {
-        for (int i = 0; i < 8 && first + first_pixel + i < x.pixels(); i++) {
-          row[i] = turned[channel][first_pixel + i];
-        }
+        for (int i = 0; i < 8; i++) row[i] = from[i];
       }
     }
     __syncthreads();
@@ -225,7 +223,9 @@ __global__ void __launch_bounds__(kThreads) softmax_kernel(Softmax call) {
     }
   }
   const int last = whole + static_cast<int>(threadIdx.x);
-  if (last < call.columns) p[last] = narrow<T>(exp2f(s[last] - top) * scale);
+  if (last < call.p_stride) {
+    p[last] = narrow<T>(last < call.columns ? exp2f(s[last] - top) * scale : 0);
+  }
 }
 
 }  // namespace

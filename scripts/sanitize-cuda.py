@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""NVIDIA's compute-sanitizer over the tests that need a GPU, many processes at once.
+
+    scripts/sanitize-cuda.py build-cuda/bin/cuda_gpu_test [--tools memcheck,racecheck] [--jobs N]
+
+Each test is split into parts (CALOTYPE_TEST_PART), spread over the GPUs there are. Judged is what
+the tools find; whether the tests pass is for `make test-cuda`: some measure the GPU's memory or
+time, which the tools change. Exit code 1 where a tool found something or a part did not end.
+"""
+import argparse
+import concurrent.futures
+import fnmatch
+import itertools
+import os
+import queue
+import re
+import subprocess
+import sys
+import time
+
+TOOLS = ("initcheck", "racecheck", "memcheck", "synccheck")
+# initcheck does not see what TMA writes, so only what runs without it can be judged.
+WITHOUT_TMA = ("*_portable", "*/f32")
+FOUND = 99
+
+
+def tests_of(program):
+    listing = subprocess.run([program, "--gtest_list_tests"], text=True, check=True,
+                             capture_output=True).stdout
+    suite = ""
+    for line in listing.splitlines()[1:]:
+        name = line.split("#")[0].strip()
+        if not line.startswith(" "):
+            suite = name
+        else:
+            yield suite + name
+
+
+def jobs_of(tests, tools, parts):
+    for tool in tools:
+        for test in tests:
+            if tool == "initcheck" and not any(fnmatch.fnmatch(test, t) for t in WITHOUT_TMA):
+                continue
+            # The longest of several cases; racecheck takes longest by far.
+            many = "give_what|every_family" + ("|GpuOps" if tool == "racecheck" else "")
+            count = parts if re.search(many, test) else 1
+            for part in range(count):
+                yield tool, test, f"{part}/{count}"
+
+
+def run(job, program, log, gpus, timeout):
+    tool, test, part = job
+    gpu = gpus.get()
+    environment = {**os.environ, "CALOTYPE_TEST_PART": part, "CUDA_VISIBLE_DEVICES": gpu}
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FOUND),
+               "--launch-timeout", "300", "--print-limit", "5", program, f"--gtest_filter={test}"]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, env=environment, text=True, errors="replace",
+                              capture_output=True, timeout=timeout)
+        output, code = done.stdout + done.stderr, done.returncode
+    except subprocess.TimeoutExpired as ended:
+        output, code = (ended.stdout or b"").decode(errors="replace"), None
+    finally:
+        gpus.put(gpu)
+    summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", output)
+    with open(os.path.join(log, re.sub(r"\W+", "_", f"{tool}-{test}-{part}") + ".txt"), "w") as f:
+        f.write(output)
+    if code is None:
+        outcome = "did not end"
+    elif summary is None:
+        outcome = f"no summary, exit code {code}"
+    elif code == FOUND or not summary[1].startswith("0 "):
+        outcome = summary[1]
+    else:
+        outcome = "clean"
+    return job, outcome, code == 1, time.monotonic() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", help="the tests: build-cuda/bin/cuda_gpu_test")
+    parser.add_argument("--tools", default=",".join(TOOLS), help="default: %(default)s")
+    parser.add_argument("--only", default="", help='regular expression on "TOOL TEST PART/PARTS"')
+    parser.add_argument("--parts", type=int, default=4, help="of a test by racecheck, default: 4")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds for each part")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds for all of them")
+    parser.add_argument("--log", default="sanitize-cuda", help="folder for the tools' outputs")
+    args = parser.parse_args()
+    os.makedirs(args.log, exist_ok=True)
+    start = time.monotonic()
+    devices = subprocess.run(["nvidia-smi", "-L"], text=True, check=True,
+                             capture_output=True).stdout.strip().splitlines()
+    gpus = queue.Queue()
+    for gpu in itertools.islice(itertools.cycle(range(len(devices))), args.jobs):
+        gpus.put(str(gpu))
+    tests = list(tests_of(args.program))
+    # A part of every test before the next: a sample where time is limited. In it the longest first.
+    slow = re.compile("attends|more_tiles|give_what|residuals|norms_before|every_family")
+    tools = args.tools.split(",")
+    jobs = sorted((job for job in jobs_of(tests, tools, args.parts)
+                   if re.search(args.only, " ".join(job))),
+                  key=lambda job: (int(job[2].split("/")[0]) if "GpuOps" in job[1] else 0,
+                                   tools.index(job[0]), not slow.search(job[1])))
+    print(f"{len(tests)} tests, {len(jobs)} parts, {args.jobs} at once on {len(devices)} GPUs",
+          flush=True)
+
+    def run_in_time(job):
+        left = start + args.limit - time.monotonic()
+        if left < 5:
+            return job, "not started", False, 0
+        return run(job, args.program, args.log, gpus, min(args.timeout, left))
+
+    results = []
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(run_in_time, j) for j in jobs]):
+            result = future.result()
+            results.append(result)
+            (tool, test, part), outcome, failed, seconds = result
+            if outcome not in ("clean", "not started") or failed:
+                print(f"{tool} {test} {part}: {outcome}{', the test failed' if failed else ''}, "
+                      f"{seconds:.0f} s", flush=True)
+    for tool in tools:
+        mine = [r for r in results if r[0][0] == tool]
+        clean = sum(r[1] == "clean" for r in mine)
+        unknown = sum(r[1] in ("not started", "did not end") for r in mine)
+        longest = max(mine, key=lambda r: r[3], default=None)
+        print(f"{tool}: {clean} of {len(mine)} parts clean, {unknown} unknown; "
+              f"longest: {longest[0][1]}, {longest[3]:.0f} s" if longest else f"{tool}: no tests")
+    print(f"{time.monotonic() - start:.0f} s")
+    return 0 if results and all(r[1] == "clean" for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
