@@ -1,12 +1,12 @@
 // Layer by layer: how close the CPU backend comes to the machine's measured limit.
 //
-//   kernels [decode|encode] [--size N] [--threads N] [--layer TEXT] [--fast] [--runs N]
+//   kernels [decode|encode|roundtrip] [--size N] [--threads N] [--layer TEXT] [--fast] [--runs N]
 //
-// Runs each distinct layer of the Z-Image / FLUX.1 autoencoder alone on random data, transforms of
-// its weights included, and adds up the whole pass. Times are of the process's CPU, divided by the
-// threads: on a machine that others use too, wall time says little. "of peak" is the arithmetic
-// that the algorithm needs over what the machine's FMA units would do in that time, measured just
-// before and just after.
+// Runs each distinct layer of the Z-Image / FLUX.1 autoencoder (`roundtrip`: of the embedded
+// model's encoder and decoder) alone on random data, transforms of its weights included, and adds
+// them up. Times are of the process's CPU, divided by the threads: on a machine that others use
+// too, wall time says little. "of peak" is the arithmetic that the algorithm needs over what the
+// machine's FMA units would do in that time, measured just before and just after.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -27,7 +27,8 @@ namespace calotype {
 namespace {
 
 struct Options {
-  bool encode = false, fast = false;
+  std::string job = "decode";
+  bool fast = false;
   int64_t size = 1024;
   int threads = default_threads(), runs = 3;
   std::string layer;
@@ -92,6 +93,42 @@ std::vector<Case> encoder(int64_t size) {
       {"attention 512", 1, s, 512, 512, same, true, true, true},
       {"conv_out 512>32", 1, s, 512, 32},
   };
+}
+
+std::vector<Case> roundtrip(int64_t size) {
+  const int64_t s = size / 8;
+  const auto same = Sampling::kSame, up = Sampling::kUpsample, down = Sampling::kDownsample;
+  return {
+      {"conv_in 3>64", 1, 8 * s, 3, 64, same, false},
+      {"conv1 64", 3, 8 * s, 64, 64},
+      {"conv2 64", 3, 8 * s, 64, 64, same, true, true},
+      {"downsample 64", 1, 8 * s, 64, 64, down, false},
+      {"conv1 64", 2, 4 * s, 64, 64},
+      {"conv2 64", 3, 4 * s, 64, 64, same, true, true},
+      {"downsample 64", 1, 4 * s, 64, 64, down, false},
+      {"shortcut 64>128", 1, 2 * s, 64, 128, same, false, false, false, 1},
+      {"conv1 64>128", 1, 2 * s, 64, 128},
+      {"conv2 128", 3, 2 * s, 128, 128, same, true, true},
+      {"downsample 128", 1, 2 * s, 128, 128, down, false},
+      {"conv1 128", 7, s, 128, 128},
+      {"conv2 128", 7, s, 128, 128, same, true, true},
+      {"attention 128", 2, s, 128, 128, same, true, true, true},
+      {"conv_out 128>32", 1, s, 128, 32},
+      {"conv_in 16>128", 1, s, 16, 128, same, false},
+      {"upsample 128", 1, s, 128, 128, up, false},
+      {"conv1 128", 2, 2 * s, 128, 128},
+      {"upsample 128", 1, 2 * s, 128, 128, up, false},
+      {"shortcut 128>64", 1, 4 * s, 128, 64, same, false, false, false, 1},
+      {"conv1 128>64", 1, 4 * s, 128, 64},
+      {"upsample 64", 1, 4 * s, 64, 64, up, false},
+      {"conv_out 64>3", 1, 8 * s, 64, 3},
+  };
+}
+
+std::vector<Case> cases(const Options& o) {
+  return o.job == "encode"      ? encoder(o.size)
+         : o.job == "roundtrip" ? roundtrip(o.size)
+                                : decoder(o.size);
 }
 
 double now() {
@@ -202,7 +239,7 @@ Options parse(int argc, char** argv) {
   for (int i = 1; i < argc; i++) {
     const std::string a = argv[i];
     const char* value = i + 1 < argc ? argv[i + 1] : "0";
-    if (a == "encode") o.encode = true;
+    if (a == "encode" || a == "roundtrip") o.job = a;
     if (a == "--fast") o.fast = true;
     if (a == "--size") o.size = std::atoll(value);
     if (a == "--threads") o.threads = std::atoi(value);
@@ -221,7 +258,7 @@ int run(int argc, char** argv) {
   std::printf("%-20s %5s %3s  %-16s %9s %9s %8s %8s %8s\n", "layer", "size", "", "algorithm",
               "wall ms", "cpu ms", "GFLOP/s", "of peak", "direct x");
   double wall = 0, cpu = 0, limit = 0;
-  for (const Case& c : options.encode ? encoder(options.size) : decoder(options.size)) {
+  for (const Case& c : cases(options)) {
     if (c.name.find(options.layer) == std::string::npos) continue;
     const double before = measure_flop_per_second(options.threads);
     const Measured m = measure(c, *ops, options);

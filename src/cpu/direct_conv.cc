@@ -339,7 +339,7 @@ void direct_conv(const Simd& simd, const ConvProblem& p, Workspace& work, Stages
                                              divide_up(s.blocks, kDirectMostBlocks));
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
-  const bool stream = goes_past_caches(p);
+  const bool stream = goes_past_caches(simd, p);
   const auto block_conv = CALOTYPE_DISPATCH(DirectBlockConv, simd);
   const auto block_of = [&](int64_t unit) {
     const int64_t band = unit / s.columns % bands;

@@ -59,11 +59,12 @@ void merge_sums(ChannelSums& sums, int64_t channels, int64_t parts, int64_t firs
   }
 }
 
-bool goes_past_caches(const ConvProblem& p) {
-  constexpr int64_t kLarge = int64_t{32} << 20;  // bytes: an L3
+bool goes_past_caches(const Simd& simd, const ConvProblem& p) {
+  // Bytes of an L3. On the servers that have AMX, of an L2: L3 is no faster than memory there.
+  const int64_t large = int64_t{simd.amx ? 1 : 32} << 20;
   const bool aligned = reinterpret_cast<uintptr_t>(p.call.y.data) % 64 == 0 &&
                        p.y.c % kBlock == 0 && p.call.y.picture_stride % kBlock == 0;
-  return aligned && p.call.y.data != p.call.residual.data && p.y.h * p.y.w * p.y.c * 4 >= kLarge;
+  return aligned && p.call.y.data != p.call.residual.data && p.y.h * p.y.w * p.y.c * 4 >= large;
 }
 
 void touch_pages(void* memory, int64_t bytes, int threads, const Ops::Tick& tick) {

@@ -144,7 +144,7 @@ struct ConvProblem {
 
 // Whether y is written past the caches: only what is larger than they are, and never memory that is
 // read just before it is written.
-bool goes_past_caches(const ConvProblem& problem);
+bool goes_past_caches(const Simd& simd, const ConvProblem& problem);
 
 // Progress of one call that is made of several parallel loops: `share` is the loop's part of it.
 class Stages {

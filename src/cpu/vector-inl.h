@@ -60,6 +60,30 @@ HWY_INLINE void store_part(V v, float* p, int64_t count) {
   if (count > 0) std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(float));
 }
 
+#if HWY_TARGET == HWY_AVX3
+
+// 2^(u - 1/2) for u to 126.5: two instructions take floor(u) away and add it to the exponent. The
+// polynomial is that of exp2_bounded below.
+HWY_INLINE V exp2_less_half(V u) {
+  constexpr int kFloorQuietly = 0x9;
+  const V f{_mm512_reduce_ps(u.raw, kFloorQuietly)};
+  V p = hn::Set(d, 1.326472731307149e-3f);
+  p = hn::MulAdd(p, f, hn::Set(d, 6.355331162922084e-3f));
+  p = hn::MulAdd(p, f, hn::Set(d, 3.948049165774137e-2f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.698105991235934e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 4.901338474737713e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 7.071067045544623e-1f));
+  return V{_mm512_scalef_ps(p.raw, u.raw)};
+}
+HWY_INLINE V exp2_bounded(V t) { return exp2_less_half(hn::Add(t, hn::Set(d, 0.5f))); }
+// exp(-x), at most 2^126.
+HWY_INLINE V exp_minus(V x) {
+  const V u = hn::MulAdd(x, hn::Set(d, -1.44269504088896341f), hn::Set(d, 0.5f));
+  return exp2_less_half(hn::Min(u, hn::Set(d, 126.5f)));
+}
+
+#else
+
 // 2^t for t in [-126, 126], relative error below 2e-7. t = n + f with |f| <= 1/2: adding 1.5 * 2^23
 // leaves n in the low bits, a polynomial of degree 5 (minimax on [-1/2, 1/2]: 9e-8) makes 2^f, and
 // n is added to its exponent.
@@ -76,6 +100,13 @@ HWY_INLINE V exp2_bounded(V t) {
   const hn::RebindToSigned<D> di;
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, m))));
 }
+// exp(-x), at most 2^126.
+HWY_INLINE V exp_minus(V x) {
+  const V t = hn::Mul(x, hn::Set(d, -1.44269504088896341f));
+  return exp2_bounded(hn::Max(hn::Min(t, hn::Set(d, 126.0f)), hn::Set(d, -126.0f)));
+}
+
+#endif
 
 // x / y for y in [1, 2^126]. A division of 16 lanes takes 16 cycles, as long as the rest of SiLU;
 // an approximation of 14 bits and a step of Newton's method take 4 and leave 2^-23.
@@ -90,11 +121,7 @@ HWY_INLINE V divide(V x, V y) {
 }
 
 // x / (1 + exp(-x)). The exponent is bounded, so that large |x| give x and -0, never NaN.
-HWY_INLINE V silu(V x) {
-  const V t = hn::Mul(x, hn::Set(d, -1.44269504088896341f));
-  const V e = exp2_bounded(hn::Max(hn::Min(t, hn::Set(d, 126.0f)), hn::Set(d, -126.0f)));
-  return divide(x, hn::Add(e, hn::Set(d, 1.0f)));
-}
+HWY_INLINE V silu(V x) { return divide(x, hn::Add(exp_minus(x), hn::Set(d, 1.0f))); }
 
 // What a convolution or attention reads: x, or its norm, or SiLU of that.
 enum class Reading { kPlain, kNorm, kNormSilu };

@@ -523,7 +523,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
   const int64_t splits = units >= wanted ? 1 : std::clamp<int64_t>(wanted / units, 1, most);
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
-  const WinogradJob job{p, s, goes_past_caches(p), s.split ? simd.amx : std::nullopt};
+  const WinogradJob job{p, s, goes_past_caches(simd, p), s.split ? simd.amx : std::nullopt};
   const auto block_conv = CALOTYPE_DISPATCH(WinogradBlockConv, simd);
   ThreadPool::shared().parallel_for(
       work.threads, units * splits,

@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "calotype/image.h"
 #include "core/cat.h"
@@ -16,12 +18,6 @@ void check_same_shape(const Tensor& a, const Tensor& b) {
     fail(ErrorCode::kInvalidArgument, "pictures of shapes ", shape_string(a.shape()), " and ",
          shape_string(b.shape()), " cannot be compared; both must be [B, H, W, C], the same");
   }
-}
-
-std::vector<uint8_t> rounded(const Tensor& image) {
-  std::vector<uint8_t> bytes(static_cast<size_t>(image.size()));
-  to_uint8(image.values(), bytes);
-  return bytes;
 }
 
 // A Gaussian of sigma 1.5 over 2 * radius + 1 samples, of sum 1.
@@ -37,14 +33,17 @@ std::vector<double> gaussian(int64_t radius) {
   return weights;
 }
 
-// The five moments that SSIM is made of, each a row or a window of weighted sums.
-enum Moment { kA, kB, kAA, kBB, kAB, kMoments };
+// The moments that SSIM is made of, of a, b, a^2 + b^2 and a b, each a row or a window of weighted
+// sums.
+enum Moment { kA, kB, kSquares, kAB, kMoments };
 using Moments = std::array<std::vector<double>, kMoments>;
 
-struct Plane {  // one channel of one picture pair
-  const uint8_t* a;
-  const uint8_t* b;
+struct Pair {  // of pictures [height][row], a row of width * channels values
+  const float* a;
+  const float* b;
   int64_t height, width, channels;
+
+  int64_t row() const { return width * channels; }
 };
 
 // to[i] = the sum of weights[k] * from(k)[i]. Weights are symmetric: two values meet each, and a
@@ -66,47 +65,60 @@ void weigh(const std::vector<double>& weights, const From& from, std::vector<dou
   for (size_t i = 0; i < to.size(); i++) to[i] += weights[k] * (a[i] + b[i]);
 }
 
-// The moments of row y, filtered along x; `pixels` keeps its memory from row to row.
-void filter_row(const Plane& p, int64_t y, const std::vector<double>& window, Moments& pixels,
+// What filter_row keeps from row to row, for its memory.
+struct RowScratch {
+  explicit RowScratch(const Pair& p)
+      : a(static_cast<size_t>(p.row())), b(static_cast<size_t>(p.row())) {
+    for (auto& moment : moments) moment.resize(static_cast<size_t>(p.row()));
+  }
+  std::vector<uint8_t> a, b;
+  Moments moments;
+};
+
+// The moments of row y, all channels, filtered along x.
+void filter_row(const Pair& p, int64_t y, const std::vector<double>& window, RowScratch& scratch,
                 Moments& row) {
-  for (auto& moment : pixels) moment.resize(static_cast<size_t>(p.width));
-  for (int64_t x = 0; x < p.width; x++) {
-    const int64_t at = (y * p.width + x) * p.channels;
-    const double a = p.a[at], b = p.b[at];
-    const auto i = static_cast<size_t>(x);
+  const auto values = [&](const float* picture) {
+    return std::span(picture + y * p.row(), static_cast<size_t>(p.row()));
+  };
+  to_uint8(values(p.a), scratch.a);
+  to_uint8(values(p.b), scratch.b);
+  Moments& pixels = scratch.moments;
+  for (size_t i = 0; i < scratch.a.size(); i++) {
+    const double a = scratch.a[i], b = scratch.b[i];
     pixels[kA][i] = a;
     pixels[kB][i] = b;
-    pixels[kAA][i] = a * a;
-    pixels[kBB][i] = b * b;
+    pixels[kSquares][i] = a * a + b * b;
     pixels[kAB][i] = a * b;
   }
+  const auto channels = static_cast<size_t>(p.channels);
   for (size_t m = 0; m < kMoments; m++) {
-    row[m].resize(static_cast<size_t>(p.width) - window.size() + 1);
+    row[m].resize(scratch.a.size() - (window.size() - 1) * channels);
     weigh(
-        window, [&](size_t k) { return pixels[m].data() + k; }, row[m]);
+        window, [&](size_t k) { return pixels[m].data() + k * channels; }, row[m]);
   }
 }
 
 double ssim_of(const std::array<double, kMoments>& m) {
   constexpr double kC1 = (0.01 * 255) * (0.01 * 255), kC2 = (0.03 * 255) * (0.03 * 255);
-  const double var_a = m[kAA] - m[kA] * m[kA], var_b = m[kBB] - m[kB] * m[kB];
-  const double cov = m[kAB] - m[kA] * m[kB];
-  return (2 * m[kA] * m[kB] + kC1) * (2 * cov + kC2) /
-         ((m[kA] * m[kA] + m[kB] * m[kB] + kC1) * (var_a + var_b + kC2));
+  const double means = m[kA] * m[kB], squares = m[kA] * m[kA] + m[kB] * m[kB];
+  const double covariance = m[kAB] - means, variances = m[kSquares] - squares;
+  return (2 * means + kC1) * (2 * covariance + kC2) / ((squares + kC1) * (variances + kC2));
 }
 
 // Mean over the windows that lie wholly inside. Only as many filtered rows as a window has are
 // kept.
-double ssim_of(const Plane& p) {
+double ssim_of(const Pair& p) {
   // Sides under 11 take the largest window that fits.
   const auto columns = gaussian(std::min<int64_t>(5, (p.width - 1) / 2));
   const auto rows = gaussian(std::min<int64_t>(5, (p.height - 1) / 2));
   std::vector<Moments> ring(rows.size());
-  Moments pixels, window;
+  RowScratch scratch(p);
+  Moments window;
   double sum = 0;
   int64_t windows = 0;
   for (int64_t y = 0; y < p.height; y++) {
-    filter_row(p, y, columns, pixels, ring[static_cast<size_t>(y) % rows.size()]);
+    filter_row(p, y, columns, scratch, ring[static_cast<size_t>(y) % rows.size()]);
     const int64_t top = y - static_cast<int64_t>(rows.size()) + 1;
     if (top < 0) continue;
     for (size_t m = 0; m < kMoments; m++) {
@@ -117,8 +129,7 @@ double ssim_of(const Plane& p) {
       weigh(rows, row, window[m]);
     }
     for (size_t x = 0; x < window[kA].size(); x++, windows++) {
-      sum +=
-          ssim_of({window[kA][x], window[kB][x], window[kAA][x], window[kBB][x], window[kAB][x]});
+      sum += ssim_of({window[kA][x], window[kB][x], window[kSquares][x], window[kAB][x]});
     }
   }
   return sum / static_cast<double>(windows);
@@ -128,28 +139,35 @@ double ssim_of(const Plane& p) {
 
 double psnr(const Tensor& a, const Tensor& b) {
   check_same_shape(a, b);
-  const std::vector<uint8_t> a8 = rounded(a), b8 = rounded(b);
+  constexpr size_t kChunk = 4096;
+  uint8_t a8[kChunk], b8[kChunk];
   int64_t square = 0;
-  for (size_t i = 0; i < a8.size(); i++) {
-    const int64_t d = int64_t{a8[i]} - int64_t{b8[i]};
-    square += d * d;
+  const auto size = static_cast<size_t>(a.size());
+  for (size_t first = 0; first < size; first += kChunk) {
+    const size_t count = std::min(kChunk, size - first);
+    to_uint8(a.values().subspan(first, count), std::span(a8, count));
+    to_uint8(b.values().subspan(first, count), std::span(b8, count));
+    int sum = 0;  // at most 4096 * 255^2
+    for (size_t i = 0; i < count; i++) {
+      const int d = int{a8[i]} - int{b8[i]};
+      sum += d * d;
+    }
+    square += sum;
   }
   if (square == 0) return std::numeric_limits<double>::infinity();
-  const double mean = static_cast<double>(square) / static_cast<double>(a8.size());
+  const double mean = static_cast<double>(square) / static_cast<double>(size);
   return 10 * std::log10(255.0 * 255.0 / mean);
 }
 
 double ssim(const Tensor& a, const Tensor& b) {
   check_same_shape(a, b);
-  const std::vector<uint8_t> a8 = rounded(a), b8 = rounded(b);
   const int64_t height = a.dim(1), width = a.dim(2), channels = a.dim(3);
-  const int64_t planes = a.dim(0) * channels;
   double sum = 0;
-  for (int64_t i = 0; i < planes; i++) {
-    const int64_t start = i / channels * height * width * channels + i % channels;
-    sum += ssim_of(Plane{a8.data() + start, b8.data() + start, height, width, channels});
+  for (int64_t i = 0; i < a.dim(0); i++) {
+    const int64_t at = i * height * width * channels;
+    sum += ssim_of(Pair{a.data() + at, b.data() + at, height, width, channels});
   }
-  return sum / static_cast<double>(planes);
+  return sum / static_cast<double>(a.dim(0));
 }
 
 }  // namespace calotype

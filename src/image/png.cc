@@ -208,6 +208,8 @@ bool write_header(PngWriter& w, png_uint_32 width, png_uint_32 height, int bit_d
   // Of filtered pictures little repeats but runs: in half of the time of zlib's level 4,
   // photographs come out as small, within 4 % of level 6.
   png_set_compression_strategy(w.png, Z_RLE);
+  // To choose among all filters, row by row, takes a quarter longer for photographs as large.
+  png_set_filter(w.png, PNG_FILTER_TYPE_BASE, PNG_FILTER_PAETH);
   png_set_sRGB_gAMA_and_cHRM(w.png, w.info, PNG_sRGB_INTENT_PERCEPTUAL);
   png_write_info(w.png, w.info);
   return true;
