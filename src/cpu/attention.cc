@@ -278,7 +278,7 @@ void attention(const Simd& simd, const AttentionCall& call, const FoldedNorm& no
   const int64_t wanted = divide_up(s.tokens * call.batch, int64_t{3} * work.threads);
   const bool by_amx = attention_takes_amx(simd, call.x.extent);
   const int64_t queries =
-      std::clamp(round_up(wanted, kWidestPanel), kWidestPanel, by_amx ? kAmxQueries : kQueries);
+      std::clamp(round_up(wanted, kWidestPanel), kWidestPanel, by_amx ? s.amx_queries() : kQueries);
   const int64_t blocks = divide_up(s.tokens, queries), jobs = call.batch * blocks;
   const auto run = CALOTYPE_DISPATCH(AttentionBlockRun, simd);
   const ThreadPool::Tick tick = stages.next(0.96, jobs);

@@ -19,25 +19,27 @@ namespace calotype::cpu {
 
 constexpr int64_t kPanel = 32;    // columns of a product of tiles, and its depth at a time
 constexpr int64_t kAmxKeys = 96;  // of a chunk: a fifth of kKeys
-static_assert(kKeys % kAmxKeys == 0 && kAmxKeys % kPanel == 0 && kAmxQueries % kPanel == 0);
+static_assert(kKeys % kAmxKeys == 0 && kAmxKeys % kPanel == 0);
 
 // A thread's scratch: at 512 channels 1.9 MB, in an L2 of two.
 struct AmxScratch {
   AmxScratch(const AttentionShape& s, float* memory)
-      : average_stride(s.padded + kBlock),
+      : most_queries(s.amx_queries()),
+        average_stride(s.padded + kBlock),
         panel(memory),
         result(panel + kPanel * s.padded),
         averages(result + kPanel * s.padded),
-        scores(averages + kAmxQueries * average_stride),
-        maximum(scores + kAmxQueries * kAmxKeys),
-        sum(maximum + kAmxQueries),
-        factor(sum + kAmxQueries),
-        queries(bf16(factor + kAmxQueries)),
-        weights(queries + 3 * kAmxQueries * s.padded),
-        keys(weights + 3 * kAmxQueries * kAmxKeys),
+        scores(averages + most_queries * average_stride),
+        maximum(scores + most_queries * kAmxKeys),
+        sum(maximum + most_queries),
+        factor(sum + most_queries),
+        queries(bf16(factor + most_queries)),
+        weights(queries + 3 * most_queries * s.padded),
+        keys(weights + 3 * most_queries * kAmxKeys),
         values(keys + 3 * kAmxKeys * s.padded) {}
   static uint16_t* bf16(float* p) { return reinterpret_cast<uint16_t*>(p); }
 
+  int64_t most_queries;
   int64_t average_stride;  // rows of a power of two would share their sets of the cache
   float *panel, *result;   // [channel][kColumns]
   float* averages;         // [query][channel], sums until the end
@@ -130,7 +132,7 @@ HWY_INLINE void transpose_pairs(const uint32_t* in, int64_t stride, uint32_t* ou
 
 // Weights of `keys` keys, [key][32 queries], of panel `panel`, as A of averages.
 void split_weights(const float* scores, int64_t keys, int64_t panel, const AmxScratch& scratch) {
-  const int64_t part = kAmxQueries * keys;
+  const int64_t part = scratch.most_queries * keys;
   HWY_ALIGN uint16_t pairs[3][kBlock * kBlock * 2];
   for (int64_t key = 0; key < keys; key += kPanel) {
     for (int64_t first = 0; first < kPanel; first += kBlock) {
@@ -143,7 +145,7 @@ void split_weights(const float* scores, int64_t keys, int64_t panel, const AmxSc
         }
       }
       uint16_t* out =
-          scratch.weights + (key / kPanel * kAmxQueries + panel * kPanel + first) * kPanel;
+          scratch.weights + (key / kPanel * scratch.most_queries + panel * kPanel + first) * kPanel;
       for (int64_t p = 0; p < 3; p++) {
         transpose_pairs(reinterpret_cast<const uint32_t*>(pairs[p]), kPanel / 2,
                         reinterpret_cast<uint32_t*>(out + p * part));
@@ -190,8 +192,8 @@ void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64
   }
   SplitProduct average;
   average.a = scratch.weights;
-  average.a_part = kAmxQueries * padded;
-  average.a_step = kAmxQueries * kPanel;
+  average.a_part = scratch.most_queries * padded;
+  average.a_step = scratch.most_queries * kPanel;
   average.depth = padded;
   average.rows = panels * kPanel;
   average.c_stride = scratch.average_stride;
@@ -224,8 +226,8 @@ void AmxAttentionBlockRun(const AmxAttention& a, float* memory) {
     }
   }
   std::fill_n(scratch.averages, panels * kPanel * scratch.average_stride, 0.0f);
-  std::fill_n(scratch.maximum, kAmxQueries, -1e30f);
-  std::fill_n(scratch.sum, kAmxQueries, 0.0f);
+  std::fill_n(scratch.maximum, scratch.most_queries, -1e30f);
+  std::fill_n(scratch.sum, scratch.most_queries, 0.0f);
   for (int64_t key = 0; key < s.tokens; key += kAmxKeys) {
     if (key % kKeys == 0 && !a.proceed()) return;
     const float* x = a.x + key / kKeys * s.blocks * s.plane + key % kKeys * kBlock;
@@ -258,8 +260,9 @@ bool attention_takes_amx(const Simd& simd, Extent x) {
 }
 
 int64_t amx_attention_floats(const AttentionShape& s) {
-  const int64_t split = kAmxQueries * (s.padded + kAmxKeys) + 2 * kAmxKeys * s.padded;
-  return 2 * kPanel * s.padded + kAmxQueries * (s.padded + kBlock + kAmxKeys + 3) + 3 * split / 2;
+  const int64_t queries = s.amx_queries();
+  const int64_t split = queries * (s.padded + kAmxKeys) + 2 * kAmxKeys * s.padded;
+  return 2 * kPanel * s.padded + queries * (s.padded + kBlock + kAmxKeys + 3) + 3 * split / 2;
 }
 
 void amx_attention_block(const Simd& simd, const AttentionCall& call, const AttentionShape& s,

@@ -37,6 +37,8 @@ struct AttentionShape {
   int64_t slot_floats() const {
     return kQueries * (2 * padded + std::min(kKeys, tokens)) + 2 * kQueries;
   }
+  // Queries of a block with tiles of AMX: what goes with them stays in an L2 of 2 MB.
+  int64_t amx_queries() const { return padded <= 256 ? 256 : 192; }
 };
 
 // Both folded projections as A: element (out, in) at [in / 16][out][in % 16]; biases.
@@ -52,8 +54,7 @@ struct AttentionBlock {
 // wait for before cancelling.
 using Proceed = std::function<bool()>;
 
-// With tiles of AMX: queries of a block.
-constexpr int64_t kAmxQueries = 192;
+// With tiles of AMX.
 int64_t amx_attention_floats(const AttentionShape& shape);  // of a thread's scratch
 void amx_attention_block(const Simd& simd, const AttentionCall& call, const AttentionShape& shape,
                          const AttentionProjections& weights, const AttentionBlock& block,
