@@ -51,10 +51,17 @@ struct WinogradShape {
   bool weights_are_large() const { return weight_floats() * 4 > (int64_t{16} << 20); }
   // Parts of a thread's scratch, in this order.
   int64_t patch_floats() const { return patch_rows() * patch_columns() * in_chunk; }
-  int64_t input_plane() const { return split_floats(depth() * rows_of(tiles_of_block())) + kBlock; }
+  int64_t input_plane() const { return depth() * rows_of(tiles_of_block()) + kBlock; }
   int64_t input_floats() const { return products * input_plane(); }
-  int64_t result_plane() const { return rows_of(tiles_of_block()) * out_chunk + kBlock; }
-  int64_t result_floats() const { return products * result_plane(); }
+  // Where each product's input is read once, its result takes the place of the input of the product
+  // before: the less of L2 is in use, the more of the weights stays there.
+  bool shares_planes() const {
+    return out_phases == 1 && out_padded <= out_chunk && out_padded <= depth();
+  }
+  int64_t result_plane() const {
+    return shares_planes() ? input_plane() : rows_of(tiles_of_block()) * out_chunk + kBlock;
+  }
+  int64_t result_floats() const { return (shares_planes() ? 1 : products) * result_plane(); }
   int64_t of_amx_floats() const {  // one product's input as three bf16
     return split ? split_floats(depth() * rows_of(tiles_of_block())) : 0;
   }

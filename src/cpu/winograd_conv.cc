@@ -43,15 +43,15 @@ namespace HWY_NAMESPACE {
 struct Scratch {
   Scratch(const WinogradShape& s, float* memory)
       : patch(memory),
-        input(patch + round_up(s.patch_floats(), kBlock)),
-        results(input + s.input_floats()),
-        of_amx(results + s.result_floats()),
+        results(patch + round_up(s.patch_floats(), kBlock)),
+        input(results + s.result_floats()),
+        of_amx(input + s.input_floats()),
         started(of_amx + s.of_amx_floats()) {}
-  float* patch;  // [channel / 16][row][column][16]
+  float* patch;    // [channel / 16][row][column][16]
+  float* results;  // [product][channel / 16][tile][16]; see shares_planes
   // Transformed: [product][Layout::kTilesOf16 of tiles by depth], for AMX [product][depth /
   // 16][tile][16].
   float* input;
-  float* results;  // [product][channel / 16][tile][16]
   float* of_amx;   // one product's input as A of a SplitProduct
   float* started;  // of each 16 channels, nonzero once their sums are
 };
