@@ -158,12 +158,10 @@ void to_uint8(std::span<const float> image, std::span<uint8_t> out) {
   if (image.size() != out.size()) {
     fail(ErrorCode::kInvalidArgument, image.size(), " values do not fit ", out.size(), " bytes");
   }
-  const float* const from = image.data();
-  uint8_t* const to = out.data();
   for (size_t i = 0; i < image.size(); i++) {
-    const double v = static_cast<double>(from[i]) / 2 + 0.5;
-    const double positive = v > 0 ? v : 0.0;  // NaN compares false
-    to[i] = static_cast<uint8_t>(static_cast<int>(255 * (positive < 1 ? positive : 1.0) + 0.5));
+    const double v = static_cast<double>(image[i]) / 2 + 0.5;
+    // NaN compares false.
+    out[i] = v > 0 ? static_cast<uint8_t>(255 * std::min(v, 1.0) + 0.5) : uint8_t{0};
   }
 }
 
