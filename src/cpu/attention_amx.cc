@@ -19,7 +19,8 @@ namespace calotype::cpu {
 
 constexpr int64_t kPanel = 32;    // columns of a product of tiles, and its depth at a time
 constexpr int64_t kAmxKeys = 96;  // of a chunk: a fifth of kKeys
-static_assert(kKeys % kAmxKeys == 0 && kAmxKeys % kPanel == 0);
+static_assert(kKeys % kAmxKeys == 0 && kAmxKeys % kPanel == 0 && kAmxQueries % kPanel == 0 &&
+              kAmxQueriesOfFew % kPanel == 0);
 
 // A thread's scratch: at 512 channels 1.9 MB, in an L2 of two.
 struct AmxScratch {

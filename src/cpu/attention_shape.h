@@ -18,6 +18,8 @@ constexpr int64_t kKeysAtOnce = 48;
 // each at 512 channels, and x is read from L3 twice a block.
 constexpr int64_t kQueries = 96;
 constexpr int64_t kWidestPanel = 32;
+// With tiles of AMX, of many channels and of up to 256: what goes with them stays in an L2 of 2 MB.
+constexpr int64_t kAmxQueries = 192, kAmxQueriesOfFew = 256;
 
 struct AttentionShape {
   explicit AttentionShape(Extent x)
@@ -37,8 +39,7 @@ struct AttentionShape {
   int64_t slot_floats() const {
     return kQueries * (2 * padded + std::min(kKeys, tokens)) + 2 * kQueries;
   }
-  // Queries of a block with tiles of AMX: what goes with them stays in an L2 of 2 MB.
-  int64_t amx_queries() const { return padded <= 256 ? 256 : 192; }
+  int64_t amx_queries() const { return padded <= 256 ? kAmxQueriesOfFew : kAmxQueries; }
 };
 
 // Both folded projections as A: element (out, in) at [in / 16][out][in % 16]; biases.
