@@ -3,7 +3,7 @@
 
     scripts/sanitize-cuda.py build-cuda/bin/cuda_gpu_test [--tools memcheck,racecheck] [--jobs N]
 
-Each test is split into parts (CALOTYPE_TEST_PART), spread over the GPUs there are. Judged is what
+Long tests are split into parts (CALOTYPE_TEST_PART), and all spread over the GPUs there are. Judged is what
 the tools find; whether the tests pass is for `make test-cuda`: some measure the GPU's memory or
 time, which the tools change. Exit code 1 where a tool found something or a part did not end.
 """
@@ -14,6 +14,7 @@ import itertools
 import os
 import queue
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -88,6 +89,10 @@ def main():
     parser.add_argument("--limit", type=float, default=1e9, help="seconds for all of them")
     parser.add_argument("--log", default="sanitize-cuda", help="folder for the tools' outputs")
     args = parser.parse_args()
+    for needed in ("nvidia-smi", "compute-sanitizer", args.program):
+        if shutil.which(needed) is None:
+            sys.exit(f"sanitize-cuda.py: there is no {needed}; it needs a GPU, its driver, NVIDIA's "
+                     "CUDA toolkit on the PATH, and `make cuda`")
     os.makedirs(args.log, exist_ok=True)
     start = time.monotonic()
     devices = subprocess.run(["nvidia-smi", "-L"], text=True, check=True,
