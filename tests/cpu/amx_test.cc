@@ -164,6 +164,17 @@ TEST(CpuSplit, real_tiles_give_what_float32_units_do) {
     Random data(seed);
     expect_equal(Layer(s, data), *avx512);
   }
+  // Blocks of 256 and of 192 queries, and what is left over.
+  for (const int64_t channels : {64, 288}) {
+    AttentionSpec s;
+    s.h = 41;
+    s.w = 43;
+    s.channels = channels;
+    s.groups = s.out_groups = 8;
+    SCOPED_TRACE(describe(s));
+    Random data(seed);
+    expect_equal(Layer(s, data), *avx512);
+  }
 }
 
 TEST(CpuSplit, gives_the_same_bytes_for_any_threads_and_split) {
