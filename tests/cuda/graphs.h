@@ -29,8 +29,9 @@ class Weights {
 };
 
 // The part of a test's cases that this process runs: I of N by the variable CALOTYPE_TEST_PART=I/N,
-// all without it. `scripts/sanitize-cuda.py` runs the parts side by side, each case once: what a
-// second run would show, its tools show in the first.
+// all without it. `scripts/sanitize-cuda.py` runs the parts side by side, each case once and the
+// largest smaller: its tools take a thousand times as long, and show in the first run of a kernel
+// what tests see in a second or a larger one.
 class Part {
  public:
   Part();
