@@ -150,10 +150,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-HWY_EXPORT(NormChunk);
-HWY_EXPORT(AttentionBlockRun);
-HWY_EXPORT(SumPixels);
-HWY_EXPORT(FoldPanel);
+CALOTYPE_EXPORT(NormChunk);
+CALOTYPE_EXPORT(AttentionBlockRun);
+CALOTYPE_EXPORT(SumPixels);
+CALOTYPE_EXPORT(FoldPanel);
 
 namespace {
 

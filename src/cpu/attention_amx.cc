@@ -254,7 +254,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-HWY_EXPORT(AmxAttentionBlockRun);
+CALOTYPE_EXPORT(AmxAttentionBlockRun);
 
 bool attention_takes_amx(const Simd& simd, Extent x) {
   return simd.amx && AttentionShape(x).padded % kPanel == 0;

@@ -194,7 +194,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-HWY_EXPORT(Bf16BlockConv);
+CALOTYPE_EXPORT(Bf16BlockConv);
 
 namespace {
 

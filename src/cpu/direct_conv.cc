@@ -278,9 +278,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-HWY_EXPORT(DirectBlockConv);
-HWY_EXPORT(PackDirect);
-HWY_EXPORT(DirectPanelBlocks);
+CALOTYPE_EXPORT(DirectBlockConv);
+CALOTYPE_EXPORT(PackDirect);
+CALOTYPE_EXPORT(DirectPanelBlocks);
 
 // Shortcuts: below 128 channels to split pixels costs what their products save.
 bool direct_takes_amx(const Simd& simd, const ConvNode& node) {

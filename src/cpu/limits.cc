@@ -63,8 +63,8 @@ HWY_AFTER_NAMESPACE();
 namespace calotype {
 namespace cpu {
 
-HWY_EXPORT(MultiplyAdd);
-HWY_EXPORT(SumFloats);
+CALOTYPE_EXPORT(MultiplyAdd);
+CALOTYPE_EXPORT(SumFloats);
 
 namespace {
 

@@ -156,8 +156,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-HWY_EXPORT(NarrowBlockConv);
-HWY_EXPORT(PackNarrow);
+CALOTYPE_EXPORT(NarrowBlockConv);
+CALOTYPE_EXPORT(PackNarrow);
 
 namespace {
 

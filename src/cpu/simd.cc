@@ -36,9 +36,28 @@ int64_t machine_targets() { return HWY_TARGETS; }
 size_t table_index(int64_t target) {
   hwy::ChosenTarget chosen;
   chosen.Update(target);
-  return chosen.GetIndex();
+  return chosen.GetIndex() - 1;  // Highway's tables begin with an entry that chooses
 }
-int64_t machine_targets() { return hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR; }
+int64_t machine_targets() {
+  int64_t targets = HWY_EMU128 | HWY_SCALAR;
+#if HWY_ARCH_X86
+  const auto all = [](auto... have) { return ((have != 0) && ...); };
+  const bool sse4 = all(__builtin_cpu_supports("sse4.2"), __builtin_cpu_supports("aes"),
+                        __builtin_cpu_supports("pclmul"));
+  const bool avx2 = sse4 && all(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"),
+                                __builtin_cpu_supports("bmi"), __builtin_cpu_supports("bmi2"));
+  const bool avx3 =
+      avx2 && all(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512vl"),
+                  __builtin_cpu_supports("avx512dq"), __builtin_cpu_supports("avx512bw"),
+                  __builtin_cpu_supports("avx512cd"));
+  if (sse4) targets |= HWY_SSE4;
+  if (avx2) targets |= HWY_AVX2;
+  if (avx3) targets |= HWY_AVX3;
+#else
+  targets |= HWY_NEON;  // of every 64-bit ARM
+#endif
+  return targets;
+}
 #endif
 
 std::string names(const std::vector<Simd>& targets) {

@@ -493,7 +493,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-HWY_EXPORT(WinogradBlockConv);
+CALOTYPE_EXPORT(WinogradBlockConv);
 
 namespace {
 

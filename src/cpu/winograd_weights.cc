@@ -174,7 +174,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-HWY_EXPORT(TransformFilters);
+CALOTYPE_EXPORT(TransformFilters);
 
 void winograd_prepare(const Simd& simd, const ConvNode& node, const WinogradShape& s,
                       Workspace& work, float* weights, const ThreadPool::Tick& tick) {
