@@ -89,7 +89,15 @@ void fill_patch(const ConvProblem& p, const DirectShape& s, const DirectBlock& b
       continue;
     }
     const float* row = p.x_row(b.picture, y / up);
-    for (int64_t c = 0; c < width; c++, out += s.in) {
+    int64_t c = 0;
+    if (kReading == Reading::kPlain && up == 1) {
+      const int64_t first = std::max(left, int64_t{0}), end = std::min(left + width, p.x.w);
+      std::fill_n(out, (first - left) * s.in, 0.0f);
+      std::copy(row + first * s.in, row + end * s.in, out + (first - left) * s.in);
+      c = end - left;
+      out += c * s.in;
+    }
+    for (; c < width; c++, out += s.in) {
       const int64_t x = left + c;
       if (x < 0 || x >= p.x.w * up) {
         std::fill_n(out, s.in, 0.0f);
@@ -110,6 +118,8 @@ void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBloc
                     float* out) {
   static_assert(kBlocks <= kDirectMostBlocks);
   const int64_t steps = divide_up(b.columns, kRows) * (s.in / kBlock);
+  // All rows of taps at once where a panel's weights stay in L1 beside the pixels.
+  const bool at_once = s.kernel * s.kernel * s.in * kBlocks * kBlock * 4 <= (int64_t{24} << 10);
   for (int64_t r = 0; r < b.rows; r++) {
     Product row;
     row.row_stride = s.stride * s.in;
@@ -117,7 +127,9 @@ void convolve_panel(const ConvProblem& p, const DirectShape& s, const DirectBloc
     row.c = out + r * s.out_columns * kBlock;
     row.c_stride = kBlock;
     row.c_block_stride = s.result_floats();
-    for (int64_t ky = 0; ky < s.kernel; ky++) {
+    row.pieces = at_once ? s.kernel : 1;
+    row.piece_stride = s.patch_width * s.in;
+    for (int64_t ky = 0; ky < s.kernel; ky += row.pieces) {
       row.a = s.pointwise ? p.x_row(b.picture, b.row + r) + b.column * s.in
                           : patch + (r * s.stride + ky) * s.patch_width * s.in;
       row.b = weights + ky * s.kernel * s.in * kBlocks * kBlock;

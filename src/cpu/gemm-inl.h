@@ -72,6 +72,8 @@ struct Prefetch {
 struct Product {
   const float* a = nullptr;
   int64_t row_stride = 0;    // kStrided
+  int64_t pieces = 1;        // kStrided: of k each, one below the other in B
+  int64_t piece_stride = 0;  // and so far apart in A
   int64_t chunk_stride = 0;  // kRowsOf16
   int64_t depth = 0;         // kTilesOf16: k of the whole A, of which `skip` come before
   int64_t skip = 0;          // what is multiplied
@@ -131,23 +133,24 @@ HWY_NOINLINE void tile(const Product& p) {
                                : hn::Zero(d);
     }
   }
-  const float* HWY_RESTRICT a = p.a;
   const float* HWY_RESTRICT b = p.b;
   const float* HWY_RESTRICT next_b = p.next_b.from;
   const float* HWY_RESTRICT next_a = p.next_a.from;
-  int64_t k = p.k;
-  for (; k >= kBlock; k -= kBlock) {
-    fetch(next_b, p.next_b.lines);
-    fetch(next_a, p.next_a.lines);
+  const int64_t pieces = kLayout == Layout::kStrided ? p.pieces : 1;
+  for (int64_t piece = 0; piece < pieces; piece++) {
+    const float* HWY_RESTRICT a = p.a + piece * p.piece_stride;
+    int64_t k = p.k;
+    for (; k >= kBlock; k -= kBlock) {
+      fetch(next_b, p.next_b.lines);
+      fetch(next_a, p.next_a.lines);
 #pragma GCC unroll 16
-    for (int64_t kk = 0; kk < kBlock; kk++) {
-      step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
+      for (int64_t kk = 0; kk < kBlock; kk++) {
+        step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
+      }
+      a += chunk;
+      b += kBlock * kBlocks * kBlock;
     }
-    a += chunk;
-    b += kBlock * kBlocks * kBlock;
-  }
-  for (int64_t kk = 0; kk < k; kk++) {
-    step<kR, kVectors>(a + kk * kStep, stride, b + kk * kBlocks * kBlock, acc);
+    for (; k > 0; k--, a += kStep, b += kBlocks * kBlock) step<kR, kVectors>(a, stride, b, acc);
   }
 #pragma GCC unroll 12
   for (int r = 0; r < kR; r++) {

@@ -518,7 +518,7 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
   const int64_t units = p.call.batch * bands * parts;
   // Enough jobs for all threads where blocks are few: each then transforms its input for a part of
   // the output channels. Results do not depend on it.
-  const int64_t most = divide_up(s.out_padded, 64);
+  const int64_t most = divide_up(s.out_padded, s.split ? 32 : 64);
   const int64_t wanted = int64_t{s.split ? 2 : 4} * work.threads;  // AMX: blocks are large
   const int64_t splits = units >= wanted ? 1 : std::clamp<int64_t>(wanted / units, 1, most);
   BandStats* stats = p.call.y_stats;

@@ -47,9 +47,14 @@ int64_t WinogradShape::columns_for_amx() const {
   // 32 tiles, where the weights (0.9 MB for 64 channels, as three bf16) stay in L2 beside them.
   if (passes == 1 && in_padded <= 64 && out_padded <= 64) return 8;
   // Else weights come from L3 or memory, six bytes for a float32 to units that are twice as fast:
-  // 256 tiles, if there are enough of such blocks for all threads.
-  const bool pays = in_padded <= 512 && (passes > 1 || out_padded >= 128);
-  return pays && tile_rows * tile_columns * passes >= int64_t{16} * 256 ? 64 : 0;
+  // 256 tiles, if there are enough of such blocks for all threads; 128 tiles for 128 channels,
+  // where there are fewer or every tile has half as much to do.
+  const int64_t tiles_in_all = tile_rows * tile_columns * passes;
+  const bool many = tiles_in_all >= int64_t{16} * 256;
+  const bool half = passes == 1 && out_padded < 128;
+  if (in_padded <= 128 && out_padded <= 128 && (half || !many))
+    return tiles_in_all >= 8 * 128 ? 32 : 0;
+  return in_padded <= 512 && !half && many ? 64 : 0;
 }
 
 int64_t WinogradShape::slot_floats() const {
