@@ -263,7 +263,7 @@ int run(int argc, char** argv) {
     const double before = measure_flop_per_second(options.threads);
     const Measured m = measure(c, *ops, options);
     const double here = (before + measure_flop_per_second(options.threads)) / 2;
-    std::printf("%-20s %5lld x%2d  %-16s %9.1f %9.1f %8.1f %7.1f%% %8.2f\n", c.name.c_str(),
+    std::printf("%-20s %5lld x%2d  %-16s %9.2f %9.2f %8.1f %7.1f%% %8.2f\n", c.name.c_str(),
                 static_cast<long long>(c.size), c.count, m.algorithm.c_str(), m.wall * 1e3,
                 m.cpu * 1e3, m.flop / m.cpu * 1e-9, 100 * m.flop / m.cpu / here,
                 m.direct / m.cpu / here);
