@@ -53,7 +53,7 @@ int64_t WinogradShape::columns_for_amx() const {
   const bool many = tiles_in_all >= int64_t{16} * 256;
   const bool half = passes == 1 && out_padded < 128;
   if (in_padded <= 128 && out_padded <= 128 && (half || !many))
-    return tiles_in_all >= 8 * 128 ? 32 : 0;
+    return tiles_in_all >= int64_t{8} * 128 ? 32 : 0;
   return in_padded <= 512 && !half && many ? 64 : 0;
 }
 
