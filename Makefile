@@ -49,8 +49,7 @@ test-cuda: cuda
 	CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so build-cuda/bin/cuda_gpu_test
 
 # Takes long, racecheck above all (a quarter of an hour of four GPUs and 64 cores): --only and
-# --limit of the
-# script run some of it.
+# --limit of the script run some of it.
 sanitize-cuda: cuda
 	CALOTYPE_CUDA_PLUGIN=build-cuda/bin/libcalotype_cuda.so \
 	    scripts/sanitize-cuda.py build-cuda/bin/cuda_gpu_test --log build-cuda/sanitizer
