@@ -89,22 +89,16 @@ void fill_patch(const ConvProblem& p, const DirectShape& s, const DirectBlock& b
       continue;
     }
     const float* row = p.x_row(b.picture, y / up);
-    int64_t c = 0;
+    const int64_t first = std::clamp<int64_t>(-left, 0, width);
+    const int64_t end = std::clamp<int64_t>(p.x.w * up - left, first, width);
+    std::fill_n(out, first * s.in, 0.0f);
     if (kReading == Reading::kPlain && up == 1) {
-      const int64_t first = std::max(left, int64_t{0}), end = std::min(left + width, p.x.w);
-      std::fill_n(out, (first - left) * s.in, 0.0f);
-      std::copy(row + first * s.in, row + end * s.in, out + (first - left) * s.in);
-      c = end - left;
-      out += c * s.in;
+      std::copy(row + (left + first) * s.in, row + (left + end) * s.in, out + first * s.in);
+    } else {
+      for (int64_t c = first; c < end; c++)
+        read_pixel<kReading>(row + (left + c) / up * s.in, s.in, norm, out + c * s.in);
     }
-    for (; c < width; c++, out += s.in) {
-      const int64_t x = left + c;
-      if (x < 0 || x >= p.x.w * up) {
-        std::fill_n(out, s.in, 0.0f);
-      } else {
-        read_pixel<kReading>(row + x / up * s.in, s.in, norm, out);
-      }
-    }
+    std::fill_n(out + end * s.in, (width - end) * s.in, 0.0f);
   }
 }
 
