@@ -121,7 +121,7 @@ TEST(CpuSplit, emulated_tiles_equal_the_reference_to_the_precision_of_float32) {
 
 // The widest blocks, which only large pictures have.
 std::vector<ConvSpec> large_layers() {
-  ConvSpec same, up, narrower;
+  ConvSpec same, up, narrower, fewer;
   same.h = 203;
   same.w = 321;
   same.in = same.out = 128;
@@ -136,7 +136,13 @@ std::vector<ConvSpec> large_layers() {
   narrower.in = 256;
   narrower.residual = false;
   narrower.dtype = DType::kBF16;
-  return {same, up, narrower};
+  fewer = same;
+  fewer.h = 130;
+  fewer.w = 131;
+  ConvSpec half = fewer;
+  half.out = 64;
+  half.residual = false;
+  return {same, up, narrower, fewer, half};
 }
 
 TEST(CpuSplit, real_tiles_give_what_float32_units_do) {
