@@ -3,9 +3,10 @@
 
     scripts/sanitize-cuda.py build-cuda/bin/cuda_gpu_test [--tools memcheck,racecheck] [--jobs N]
 
-Long tests are split into parts (CALOTYPE_TEST_PART), and all spread over the GPUs there are. Judged is what
-the tools find; whether the tests pass is for `make test-cuda`: some measure the GPU's memory or
-time, which the tools change. Exit code 1 where a tool found something or a part did not end.
+Long tests are split into parts (CALOTYPE_TEST_PART), and all spread over the GPUs there are. Judged
+is what the tools find; whether the tests pass is for `make test-cuda`: some measure the GPU's
+memory or time, which the tools change. Exit code 1 where a tool found something or a part did not
+end.
 """
 import argparse
 import concurrent.futures
@@ -45,7 +46,9 @@ def jobs_of(tests, tools, parts):
             if tool == "initcheck" and not any(fnmatch.fnmatch(test, t) for t in WITHOUT_TMA):
                 continue
             # The longest of several cases; racecheck takes longest by far.
-            many = "give_what|take_and_leave|every_family|the_past" + ("|GpuOps" if tool == "racecheck" else "")
+            many = "give_what|take_and_leave|every_family|the_past"
+            if tool == "racecheck":
+                many += "|GpuOps"
             count = parts if re.search(many, test) else 1
             for part in range(count):
                 yield tool, test, f"{part}/{count}"
@@ -53,24 +56,24 @@ def jobs_of(tests, tools, parts):
 
 @contextlib.contextmanager
 def multi_process_service():
-    """The variables with which processes share NVIDIA's MPS, where there is one to start.
+    """NVIDIA's MPS for the processes started inside, where there is one.
 
     Kernels of many processes run side by side on a GPU then, instead of in turn: the tests' small
     ones leave most of it idle.
     """
     control = shutil.which("nvidia-cuda-mps-control")
     if control is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
-        yield {}
+        yield
         return
     with tempfile.TemporaryDirectory() as folder:
-        variables = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        environment = {**os.environ, **variables}
-        subprocess.run([control, "-d"], env=environment, check=True)
+        os.environ["CUDA_MPS_PIPE_DIRECTORY"] = os.environ["CUDA_MPS_LOG_DIRECTORY"] = folder
+        subprocess.run([control, "-d"], check=True)
         try:
-            yield variables
+            yield
         finally:
-            subprocess.run([control], input="quit\n", text=True, env=environment,
-                           stdout=subprocess.DEVNULL, timeout=60)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # what was found is told anyway
+                subprocess.run([control], input="quit\n", text=True, stdout=subprocess.DEVNULL,
+                               timeout=60)
 
 
 def run(job, program, log, gpus, timeout):
@@ -117,8 +120,8 @@ def main():
     args = parser.parse_args()
     for needed in ("nvidia-smi", "compute-sanitizer", args.program):
         if shutil.which(needed) is None:
-            sys.exit(f"sanitize-cuda.py: there is no {needed}; it needs a GPU, its driver, NVIDIA's "
-                     "CUDA toolkit on the PATH, and `make cuda`")
+            sys.exit(f"sanitize-cuda.py: there is no {needed}; it needs a GPU, its driver, "
+                     "NVIDIA's CUDA toolkit on the PATH, and `make cuda`")
     os.makedirs(args.log, exist_ok=True)
     start = time.monotonic()
     devices = subprocess.run(["nvidia-smi", "-L"], text=True, check=True,
@@ -145,9 +148,7 @@ def main():
         return run(job, args.program, args.log, gpus, min(args.timeout, left))
 
     results = []
-    with multi_process_service() as variables, \
-            concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        os.environ.update(variables)
+    with multi_process_service(), concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         for future in concurrent.futures.as_completed([pool.submit(run_in_time, j) for j in jobs]):
             result = future.result()
             results.append(result)

@@ -91,7 +91,7 @@ TEST_P(GpuStrips, give_what_the_whole_gives) {
       const Tensor result = run_device(*session_, graph, batch, in, bound);
       if (part_.is_split()) continue;
       EXPECT_LT(difference(result.values(), whole.values()).relative_rms, GetParam().tolerance);
-      const Tensor again = run_device(*session_, graph, 2, in, bound);
+      const Tensor again = run_device(*session_, graph, batch, in, bound);
       EXPECT_TRUE(std::equal(result.values().begin(), result.values().end(), again.data()))
           << "not the same from run to run";
     }
