@@ -5,8 +5,8 @@
 
 Long tests are split into parts (CALOTYPE_TEST_PART), and all spread over the GPUs there are. Judged
 is what the tools find; whether the tests pass is for `make test-cuda`: some measure the GPU's
-memory or time, which the tools change. Exit code 1 where a tool found something or a part did not
-end.
+memory or time, which the tools change. Each tool has to find a planted fault of its kind first. Exit
+code 1 where it does not, where a tool found something else, or a part did not end.
 """
 import argparse
 import concurrent.futures
@@ -26,6 +26,7 @@ TOOLS = ("initcheck", "racecheck", "memcheck", "synccheck")
 # initcheck does not see what TMA writes, so only what runs without it can be judged.
 WITHOUT_TMA = ("*_portable", "*/f32")
 FOUND = 99
+PLANTED = "cuda_planted_faults"  # beside the tests: a fault for each tool
 
 
 def tests_of(program):
@@ -81,7 +82,11 @@ def run(job, program, log, gpus, timeout):
     gpu = gpus.get()
     environment = {**os.environ, "CALOTYPE_TEST_PART": part, "CUDA_VISIBLE_DEVICES": gpu}
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FOUND),
-               "--launch-timeout", "300", "--print-limit", "5", program, f"--gtest_filter={test}"]
+               "--launch-timeout", "300", "--print-limit", "5"]
+    if test == PLANTED:
+        command += [os.path.join(os.path.dirname(program), PLANTED), tool]
+    else:
+        command += [program, f"--gtest_filter={test}"]
     start = time.monotonic()
     try:
         done = subprocess.run(command, env=environment, text=True, errors="replace",
@@ -149,6 +154,12 @@ def main():
 
     results = []
     with multi_process_service(), concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for tool in tools:  # not beside others: a fault under MPS may end them too
+            _, outcome, _, seconds = run((tool, PLANTED, "0/1"), args.program, args.log, gpus, 100)
+            print(f"{tool} {PLANTED}: {outcome}, {seconds:.0f} s", flush=True)
+            if outcome in ("clean", "did not end") or outcome.startswith("no summary"):
+                sys.exit(f"sanitize-cuda.py: {tool} does not find the fault that is there to be "
+                         f"found, so what it says of the tests means nothing; see {args.log}")
         for future in concurrent.futures.as_completed([pool.submit(run_in_time, j) for j in jobs]):
             result = future.result()
             results.append(result)
