@@ -20,8 +20,9 @@
 namespace calotype::cpu {
 namespace {
 
-// Parts in the order in which A has them; B has them from low to high.
-enum : int64_t { kHigh = 0, kMiddle = 1, kLow = 2, kLowOfB = 0, kHighOfB = 2 };
+// Parts in the order in which A has them; B has them from low to high, as of_b says.
+enum : int64_t { kHigh = 0, kMiddle = 1, kLow = 2 };
+constexpr int64_t of_b(int64_t part, int64_t parts) { return parts - 1 - part; }
 
 float from_bf16(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
@@ -46,16 +47,18 @@ void emulate(const Bf16Product& p) {
 }
 
 void emulate(const SplitProduct& p) {
-  constexpr int64_t kOrder[6][2] = {{kLow, kHighOfB}, {kMiddle, kHighOfB}, {kMiddle, kMiddle},
-                                    {kHigh, kMiddle}, {kHigh, kLowOfB},    {kHigh, kHighOfB}};
+  constexpr int64_t kOrder[6][2] = {{kLow, kHigh},    {kMiddle, kHigh}, {kMiddle, kMiddle},
+                                    {kHigh, kMiddle}, {kHigh, kLow},    {kHigh, kHigh}};
   for (int64_t r = 0; r < p.rows; r++) {
     for (int64_t j = 0; j < 32; j++) {
       float& c = p.c[r * p.c_stride + j / 16 * p.c_block_stride + j % 16];
       float sum = p.accumulate ? c : 0;
       for (int64_t step = 0; step < p.depth / 32; step++) {
-        for (const auto& [of_a, of_b] : kOrder) {
-          const uint16_t* a = p.a + of_a * p.a_part + step * p.a_step + r * 32;
-          const uint16_t* b = p.b + step * kSplitPanel + (of_b * 2 + j / 16) * 512 + j % 16 * 2;
+        for (const auto& [part, other] : kOrder) {
+          if (p.parts == 2 && (part + other >= kLow)) continue;
+          const uint16_t* a = p.a + part * p.a_part + step * p.a_step + r * 32;
+          const uint16_t* b = p.b + step * split_panel(p.parts) +
+                              (of_b(other, p.parts) * 2 + j / 16) * 512 + j % 16 * 2;
           for (int64_t k = 0; k < 32; k++)
             sum += from_bf16(a[k]) * from_bf16(b[k / 2 * 32 + k % 2]);
         }
@@ -120,11 +123,41 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_32(const Bf16Product&
   _tile_stored(3, c + kLower + 16, kCBytes);
 }
 
+// What store_split of split-inl.h does, of sixteen lanes.
+__attribute__((target("avx512f"), always_inline)) inline void split_pairs(const float* a,
+                                                                          const float* b,
+                                                                          int64_t part,
+                                                                          uint16_t* out) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  __m512 x = _mm512_loadu_ps(a), y = _mm512_loadu_ps(b);
+  for (int p = 0; p < 3; p++) {
+    const __m512i even = _mm512_castps_si512(x), odd = _mm512_castps_si512(y);
+    constexpr int kOrAnd = 0xf8;  // first | (second & third)
+    // Masked with all ones: GCC 12 warns of what the other intrinsic leaves undefined.
+    const __m512i pairs =
+        _mm512_ternarylogic_epi32(_mm512_maskz_srli_epi32(0xffff, even, 16), odd, upper, kOrAnd);
+    _mm512_storeu_si512(out + p * part, pairs);
+    x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(even, upper)));
+    y = _mm512_sub_ps(y, _mm512_castsi512_ps(_mm512_and_si512(odd, upper)));
+  }
+}
+
+__attribute__((target("avx512f"), always_inline)) inline void split_some(SplitAhead* s) {
+  if (s == nullptr) return;
+  constexpr int64_t kAtOnce = 3;  // beside four multiplications, of 64 cycles
+  const int64_t end = std::min(s->done + kAtOnce, s->all());
+  for (; s->done < end; s->done++) {
+    const int64_t row = s->done % s->rows, step = s->done - row;
+    const float* from = s->from + (2 * step + row) * 16;
+    split_pairs(from, from + s->rows * 16, s->rows * s->depth, s->a + s->done * 32);
+  }
+}
+
 // Tiles 0 to 3: sums of 16 x 16, of which kRows / 16 * 2 are used; 4 and 5: rows of A, 6 and 7:
 // columns of B. A part that the next products need as well stays.
-template <int kRows>
-__attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProduct& p,
-                                                                 int64_t row) {
+template <int kRows, int kParts>
+__attribute__((target("amx-tile,amx-bf16,avx512f"))) void multiply_split(const SplitProduct& p,
+                                                                         int64_t row) {
   constexpr bool kBoth = kRows == 32;
   const auto c_bytes = static_cast<size_t>(p.c_stride) * sizeof(float);
   float* c = p.c + row * p.c_stride;
@@ -149,10 +182,12 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProd
     if (kBoth) _tile_loadd(5, a + part * p.a_part + 512, 64);
   };
   const auto load_b = [&](int64_t part) __attribute__((always_inline, target("amx-tile"))) {
-    _tile_loadd(6, b + part * 1024, 64);
-    _tile_loadd(7, b + part * 1024 + 512, 64);
+    const uint16_t* from = b + of_b(part, kParts) * 1024;
+    _tile_loadd(6, from, 64);
+    _tile_loadd(7, from + 512, 64);
   };
-  const auto multiply = [&]() __attribute__((always_inline, target("amx-tile,amx-bf16"))) {
+  const auto multiply = [&]() __attribute__((always_inline, target("amx-tile,amx-bf16,avx512f"))) {
+    split_some(p.ahead);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (kBoth) {
@@ -160,20 +195,30 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProd
       _tile_dpbf16ps(3, 5, 7);
     }
   };
-  for (int64_t k = 0; k < p.depth; k += 32, a += p.a_step, b += kSplitPanel) {
-    load_a(kLow);
-    load_b(kHighOfB);
-    multiply();
-    load_a(kMiddle);
-    multiply();
-    load_b(kMiddle);
-    multiply();
-    load_a(kHigh);
-    multiply();
-    load_b(kLowOfB);
-    multiply();
-    load_b(kHighOfB);
-    multiply();
+  for (int64_t k = 0; k < p.depth; k += 32, a += p.a_step, b += split_panel(kParts)) {
+    if (kParts == 3) {
+      load_a(kLow);
+      load_b(kHigh);
+      multiply();
+      load_a(kMiddle);
+      multiply();
+      load_b(kMiddle);
+      multiply();
+      load_a(kHigh);
+      multiply();
+      load_b(kLow);
+      multiply();
+      load_b(kHigh);
+      multiply();
+    } else {
+      load_a(kMiddle);
+      load_b(kHigh);
+      multiply();
+      load_a(kHigh);
+      multiply();
+      load_b(kMiddle);
+      multiply();
+    }
   }
   _tile_stored(0, c, c_bytes);
   _tile_stored(1, c + p.c_block_stride, c_bytes);
@@ -215,19 +260,28 @@ void multiply(AmxUnit unit, const Bf16Product& p) {
   for (int64_t row = 0; row < p.rows; row += 32) multiply_32(p, row);
 }
 
-void multiply(AmxUnit unit, const SplitProduct& p) {
-  if (unit == AmxUnit::kEmulated) return emulate(p);
+namespace {
+
+template <int kParts>
+void multiply_rows(const SplitProduct& p) {
   constexpr int64_t kDepth = 128;  // 24 kB of B stay in L1 while all rows of A pass
   SplitProduct part = p;
   for (int64_t k = 0; k < p.depth; k += kDepth) {
     part.depth = std::min(kDepth, p.depth - k);
     int64_t row = 0;
-    for (; row + 32 <= p.rows; row += 32) multiply_split<32>(part, row);
-    if (row < p.rows) multiply_split<16>(part, row);
+    for (; row + 32 <= p.rows; row += 32) multiply_split<32, kParts>(part, row);
+    if (row < p.rows) multiply_split<16, kParts>(part, row);
     part.accumulate = true;
     part.a += kDepth / 32 * p.a_step;
-    part.b += kDepth / 32 * kSplitPanel;
+    part.b += kDepth / 32 * split_panel(kParts);
   }
+}
+
+}  // namespace
+
+void multiply(AmxUnit unit, const SplitProduct& p) {
+  if (unit == AmxUnit::kEmulated) return emulate(p);
+  return p.parts == 3 ? multiply_rows<3>(p) : multiply_rows<2>(p);
 }
 
 #else

@@ -42,9 +42,24 @@ void multiply(AmxUnit unit, const Bf16Product& product);
 // nine products the six are taken that reach 2^-22 of the whole. What is left out is 2^-24 of it,
 // half a unit in the last place of a float32.
 //
+// Where 2^-17 of each value may be left out, two bf16 each do, high + middle, with half as many
+// products.
+//
 // Sixteen by sixteen, values of k and k + 16 are neighbours (see split-inl.h), in A and in B.
-constexpr int64_t kSplitPanel = int64_t{3} * 32 * 32;  // bf16 of B for 32 k and 32 columns
+constexpr int64_t split_panel(int64_t parts) { return parts * 32 * 32; }
+constexpr int64_t kSplitPanel = split_panel(3);  // bf16 of B for 32 k and 32 columns
+
+// The A of a product to come, of three parts, which vector units make while tiles are multiplied.
+struct SplitAhead {
+  const float* from;  // [depth / 16][row][16]
+  int64_t rows, depth;
+  uint16_t* a;
+  int64_t done = 0;  // of [depth / 32][row]
+  int64_t all() const { return rows * depth / 32; }
+};
+
 struct SplitProduct {
+  int64_t parts = 3;            // of a value; of two, the low one is not there
   const uint16_t* a = nullptr;  // [high, middle, low][k / 32][row][32]
   int64_t a_part = 0;           // bf16 between high, middle and low
   int64_t a_step = 0;           // and between one 32 k and the next
@@ -52,7 +67,8 @@ struct SplitProduct {
   int64_t depth = 0, rows = 0;  // multiples of 32 and 16
   float* c = nullptr;           // (r, j) at c[r * c_stride + j / 16 * c_block_stride + j % 16]
   int64_t c_stride = 0, c_block_stride = 0;
-  bool accumulate = false;  // add to what C holds
+  bool accumulate = false;      // add to what C holds
+  SplitAhead* ahead = nullptr;  // some of it is done with each multiplication
 };
 void multiply(AmxUnit unit, const SplitProduct& product);
 

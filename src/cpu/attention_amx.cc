@@ -3,6 +3,10 @@
 // Scores are [key][query]: keys times queries. Averages are [query][channel]: weights times keys.
 // Both as x lies in memory, so that of all operands only the weights are transposed, the smallest.
 // A chunk of keys is split once for both.
+//
+// Averages are of two bf16 each: an error of 2^-17 of a weight or a value, one of thousands that
+// are summed, is an error of as much of the average. An error of a score would be one of its
+// exponent.
 #include "cpu/attention_shape.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -36,8 +40,9 @@ struct AmxScratch {
         factor(sum + most_queries),
         queries(bf16(factor + most_queries)),
         weights(queries + 3 * most_queries * s.padded),
-        keys(weights + 3 * most_queries * kAmxKeys),
+        keys(weights + kParts * most_queries * kAmxKeys),
         values(keys + 3 * kAmxKeys * s.padded) {}
+  static constexpr int64_t kParts = 2;  // of weights and values
   static uint16_t* bf16(float* p) { return reinterpret_cast<uint16_t*>(p); }
 
   int64_t most_queries;
@@ -86,20 +91,21 @@ void split_keys(const AttentionShape& s, const float* x, int64_t keys, int64_t p
         for (int64_t c = 0; c < kBlock; c += kLanes) {
           const auto at = [&](int64_t later, int64_t of_block) HWY_ATTR {
             const float* value = from + of_block * s.plane + later * kBlock + c;
-            return split(key + later < keys ? hn::LoadU(d, value) : hn::Zero(d));
+            return key + later < keys ? hn::LoadU(d, value) : hn::Zero(d);
           };
-          const Split early[2] = {at(0, 0), at(0, 1)};
-          const Split late[2] = {at(kBlock, 0), at(kBlock, 1)};
-          store_split(early[0], early[1], part, of_keys + 2 * c);
-          store_split(late[0], late[1], part, of_keys + kBlock * kPanel + 2 * c);
-          store_split_of_b(early[0], late[0], of_values + 2 * c);
-          store_split_of_b(early[1], late[1], of_values + kSplitPanel / 6 + 2 * c);
+          const V early[2] = {at(0, 0), at(0, 1)}, late[2] = {at(kBlock, 0), at(kBlock, 1)};
+          store_split(split(early[0]), split(early[1]), part, of_keys + 2 * c);
+          store_split(split(late[0]), split(late[1]), part, of_keys + kBlock * kPanel + 2 * c);
+          for (int64_t of_block = 0; of_block < 2; of_block++) {
+            store_split_of_b(split_of_two(early[of_block]), split_of_two(late[of_block]),
+                             of_values + of_block * kBlock * kPanel + 2 * c);
+          }
         }
         of_keys += kPanel;
         of_values += kPanel;
       }
       of_keys += kBlock * kPanel;
-      of_values += kSplitPanel - kBlock * kPanel;
+      of_values += split_panel(AmxScratch::kParts) - kBlock * kPanel;
     }
   }
 }
@@ -134,20 +140,20 @@ HWY_INLINE void transpose_pairs(const uint32_t* in, int64_t stride, uint32_t* ou
 // Weights of `keys` keys, [key][32 queries], of panel `panel`, as A of averages.
 void split_weights(const float* scores, int64_t keys, int64_t panel, const AmxScratch& scratch) {
   const int64_t part = scratch.most_queries * keys;
-  HWY_ALIGN uint16_t pairs[3][kBlock * kBlock * 2];
+  HWY_ALIGN uint16_t pairs[AmxScratch::kParts][kBlock * kBlock * 2];
   for (int64_t key = 0; key < keys; key += kPanel) {
     for (int64_t first = 0; first < kPanel; first += kBlock) {
       for (int64_t k = 0; k < kBlock; k++) {
         const float* from = scores + (key + k) * kPanel + first;
         for (int64_t c = 0; c < kBlock; c += kLanes) {
-          store_split(split(hn::LoadU(d, from + c)),
-                      split(hn::LoadU(d, from + kBlock * kPanel + c)), kBlock * kBlock * 2,
+          store_split(split_of_two(hn::LoadU(d, from + c)),
+                      split_of_two(hn::LoadU(d, from + kBlock * kPanel + c)), kBlock * kBlock * 2,
                       pairs[0] + (k * kBlock + c) * 2);
         }
       }
       uint16_t* out =
           scratch.weights + (key / kPanel * scratch.most_queries + panel * kPanel + first) * kPanel;
-      for (int64_t p = 0; p < 3; p++) {
+      for (int64_t p = 0; p < AmxScratch::kParts; p++) {
         transpose_pairs(reinterpret_cast<const uint32_t*>(pairs[p]), kPanel / 2,
                         reinterpret_cast<uint32_t*>(out + p * part));
       }
@@ -192,6 +198,7 @@ void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64
     scale_rows(s, panel, scratch);
   }
   SplitProduct average;
+  average.parts = AmxScratch::kParts;
   average.a = scratch.weights;
   average.a_part = scratch.most_queries * padded;
   average.a_step = scratch.most_queries * kPanel;
@@ -201,7 +208,7 @@ void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64
   average.c_block_stride = kBlock;
   average.accumulate = true;
   for (int64_t c = 0; c < s.padded; c += kPanel) {
-    average.b = scratch.values + 3 * c * padded;
+    average.b = scratch.values + AmxScratch::kParts * c * padded;
     average.c = scratch.averages + c;
     multiply(a.unit, average);
   }
@@ -262,8 +269,9 @@ bool attention_takes_amx(const Simd& simd, Extent x) {
 
 int64_t amx_attention_floats(const AttentionShape& s) {
   const int64_t queries = s.amx_queries();
-  const int64_t split = queries * (s.padded + kAmxKeys) + 2 * kAmxKeys * s.padded;
-  return 2 * kPanel * s.padded + queries * (s.padded + kBlock + kAmxKeys + 3) + 3 * split / 2;
+  const int64_t bf16 =
+      3 * (queries + kAmxKeys) * s.padded + AmxScratch::kParts * kAmxKeys * (queries + s.padded);
+  return 2 * kPanel * s.padded + queries * (s.padded + kBlock + kAmxKeys + 3) + bf16 / 2;
 }
 
 void amx_attention_block(const Simd& simd, const AttentionCall& call, const AttentionShape& s,

@@ -29,6 +29,20 @@ HWY_INLINE Split split(V x) {
   return {x, middle, hn::Sub(middle, upper(middle))};
 }
 
+// Two bf16, rounded: their sum is x but for 2^-17 of it.
+struct SplitOfTwo {
+  V high, middle;
+};
+HWY_INLINE SplitOfTwo split_of_two(V x) {
+  const hn::RebindToUnsigned<D> du;
+  const auto round = [&](V v) HWY_ATTR {
+    return hn::BitCast(d, hn::Add(hn::BitCast(du, v), hn::Set(du, 0x8000u)));
+  };
+  const V high = round(x);
+  const V upper = hn::BitCast(d, hn::And(hn::BitCast(du, high), hn::Set(du, 0xffff0000u)));
+  return {high, round(hn::Sub(x, upper))};
+}
+
 // The upper halves of a and b as neighbours: 2 * kLanes bf16.
 HWY_INLINE void store_pairs(V a, V b, uint16_t* out) {
   const hn::RebindToUnsigned<D> du;
@@ -44,10 +58,19 @@ HWY_INLINE void store_split(const Split& a, const Split& b, int64_t part, uint16
   store_pairs(a.low, b.low, out + 2 * part);
 }
 
+HWY_INLINE void store_split(const SplitOfTwo& a, const SplitOfTwo& b, int64_t part, uint16_t* out) {
+  store_pairs(a.high, b.high, out);
+  store_pairs(a.middle, b.middle, out + part);
+}
+
 // The same into B, whose parts are the other way round: `out` is the low one's place.
 HWY_INLINE void store_split_of_b(const Split& a, const Split& b, uint16_t* out) {
-  constexpr int64_t kPart = kSplitPanel / 3;
+  constexpr int64_t kPart = split_panel(1);
   store_split(a, b, -kPart, out + 2 * kPart);
+}
+HWY_INLINE void store_split_of_b(const SplitOfTwo& a, const SplitOfTwo& b, uint16_t* out) {
+  constexpr int64_t kPart = split_panel(1);
+  store_split(a, b, -kPart, out + kPart);
 }
 
 }  // namespace

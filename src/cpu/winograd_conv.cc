@@ -257,15 +257,15 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
   }
 }
 
-// One product's input, [k / 16][rows][16], as A of a SplitProduct. Only now: what goes from the
-// transform to the product by way of L3 is smaller as float32.
-void split_plane(const float* plane, int64_t depth, int64_t rows, uint16_t* out) {
-  for (int64_t k = 0; k < depth; k += 2 * kBlock, plane += rows * kBlock) {
-    for (int64_t row = 0; row < rows; row++, plane += kBlock, out += 2 * kBlock) {
-      for (int64_t c = 0; c < kBlock; c += kLanes) {
-        store_split(split(hn::LoadU(d, plane + c)), split(hn::LoadU(d, plane + rows * kBlock + c)),
-                    rows * depth, out + 2 * c);
-      }
+// What is left of one product's input to be split. Only just before the product: what goes to it by
+// way of L3 is smaller as float32.
+void split_rest(SplitAhead& s) {
+  for (; s.done < s.all(); s.done++) {
+    const int64_t row = s.done % s.rows, step = s.done - row;
+    const float* from = s.from + (2 * step + row) * kBlock;
+    for (int64_t c = 0; c < kBlock; c += kLanes) {
+      store_split(split(hn::LoadU(d, from + c)), split(hn::LoadU(d, from + s.rows * kBlock + c)),
+                  s.rows * s.depth, s.a + s.done * 2 * kBlock + 2 * c);
     }
   }
 }
@@ -278,15 +278,26 @@ void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t grou
   auto* const of_amx = reinterpret_cast<uint16_t*>(scratch.of_amx);
   SplitProduct product;
   product.rows = s.rows_of(b.rows * b.columns);
-  product.a = of_amx;
   product.a_part = product.rows * s.depth();
   product.a_step = product.rows * 2 * kBlock;
   product.depth = s.depth();
   product.c_stride = kBlock;
   product.c_block_stride = product.rows * kBlock;
-  for (int64_t index = 0; index < S::kPoints * S::kPoints; index++) {
+  constexpr int64_t kProducts = int64_t{S::kPoints} * S::kPoints;
+  const auto input_of = [&](int64_t index) {
+    uint16_t* const a = of_amx + (s.splits_ahead() ? index % 2 * 3 * product.a_part : 0);
+    return SplitAhead{scratch.input + index * s.input_plane(), product.rows, s.depth(), a};
+  };
+  SplitAhead input[2] = {input_of(0), input_of(0)};  // of even and of odd products
+  for (int64_t index = 0; index < kProducts; index++) {
     const float* weights = job.p.weights + index * s.weight_plane() + group * s.group_floats();
-    split_plane(scratch.input + index * s.input_plane(), s.depth(), product.rows, of_amx);
+    split_rest(input[index % 2]);
+    product.a = input[index % 2].a;
+    const int64_t next = index + 1;
+    if (next < kProducts) {
+      input[next % 2] = input_of(next);
+      if (s.splits_ahead()) product.ahead = &input[next % 2];
+    }
     for (int64_t n = first; n < end; n += 2 * kBlock) {
       product.b = reinterpret_cast<const uint16_t*>(weights + s.split_floats(n * s.depth()));
       product.c = scratch.results + index * s.result_plane() + (n - first) * product.rows;
