@@ -123,41 +123,11 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_32(const Bf16Product&
   _tile_stored(3, c + kLower + 16, kCBytes);
 }
 
-// What store_split of split-inl.h does, of sixteen lanes.
-__attribute__((target("avx512f"), always_inline)) inline void split_pairs(const float* a,
-                                                                          const float* b,
-                                                                          int64_t part,
-                                                                          uint16_t* out) {
-  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  __m512 x = _mm512_loadu_ps(a), y = _mm512_loadu_ps(b);
-  for (int p = 0; p < 3; p++) {
-    const __m512i even = _mm512_castps_si512(x), odd = _mm512_castps_si512(y);
-    constexpr int kOrAnd = 0xf8;  // first | (second & third)
-    // Masked with all ones: GCC 12 warns of what the other intrinsic leaves undefined.
-    const __m512i pairs =
-        _mm512_ternarylogic_epi32(_mm512_maskz_srli_epi32(0xffff, even, 16), odd, upper, kOrAnd);
-    _mm512_storeu_si512(out + p * part, pairs);
-    x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(even, upper)));
-    y = _mm512_sub_ps(y, _mm512_castsi512_ps(_mm512_and_si512(odd, upper)));
-  }
-}
-
-__attribute__((target("avx512f"), always_inline)) inline void split_some(SplitAhead* s) {
-  if (s == nullptr) return;
-  constexpr int64_t kAtOnce = 3;  // beside four multiplications, of 64 cycles
-  const int64_t end = std::min(s->done + kAtOnce, s->all());
-  for (; s->done < end; s->done++) {
-    const int64_t row = s->done % s->rows, step = s->done - row;
-    const float* from = s->from + (2 * step + row) * 16;
-    split_pairs(from, from + s->rows * 16, s->rows * s->depth, s->a + s->done * 32);
-  }
-}
-
 // Tiles 0 to 3: sums of 16 x 16, of which kRows / 16 * 2 are used; 4 and 5: rows of A, 6 and 7:
 // columns of B. A part that the next products need as well stays.
 template <int kRows, int kParts>
-__attribute__((target("amx-tile,amx-bf16,avx512f"))) void multiply_split(const SplitProduct& p,
-                                                                         int64_t row) {
+__attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProduct& p,
+                                                                 int64_t row) {
   constexpr bool kBoth = kRows == 32;
   const auto c_bytes = static_cast<size_t>(p.c_stride) * sizeof(float);
   float* c = p.c + row * p.c_stride;
@@ -186,8 +156,8 @@ __attribute__((target("amx-tile,amx-bf16,avx512f"))) void multiply_split(const S
     _tile_loadd(6, from, 64);
     _tile_loadd(7, from + 512, 64);
   };
-  const auto multiply = [&]() __attribute__((always_inline, target("amx-tile,amx-bf16,avx512f"))) {
-    split_some(p.ahead);
+  const auto multiply = [&]() __attribute__((always_inline, target("amx-tile,amx-bf16"))) {
+    if (p.beside != nullptr) p.beside(p.work);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (kBoth) {

@@ -49,15 +49,6 @@ void multiply(AmxUnit unit, const Bf16Product& product);
 constexpr int64_t split_panel(int64_t parts) { return parts * 32 * 32; }
 constexpr int64_t kSplitPanel = split_panel(3);  // bf16 of B for 32 k and 32 columns
 
-// The A of a product to come, of three parts, which vector units make while tiles are multiplied.
-struct SplitAhead {
-  const float* from;  // [depth / 16][row][16]
-  int64_t rows, depth;
-  uint16_t* a;
-  int64_t done = 0;  // of [depth / 32][row]
-  int64_t all() const { return rows * depth / 32; }
-};
-
 struct SplitProduct {
   int64_t parts = 3;            // of a value; of two, the low one is not there
   const uint16_t* a = nullptr;  // [high, middle, low][k / 32][row][32]
@@ -67,8 +58,11 @@ struct SplitProduct {
   int64_t depth = 0, rows = 0;  // multiples of 32 and 16
   float* c = nullptr;           // (r, j) at c[r * c_stride + j / 16 * c_block_stride + j % 16]
   int64_t c_stride = 0, c_block_stride = 0;
-  bool accumulate = false;      // add to what C holds
-  SplitAhead* ahead = nullptr;  // some of it is done with each multiplication
+  bool accumulate = false;  // add to what C holds
+  // For the vector units, which are free meanwhile: called with every four multiplications of
+  // tiles, that is every 64 cycles, or never.
+  void (*beside)(void* work) = nullptr;
+  void* work = nullptr;
 };
 void multiply(AmxUnit unit, const SplitProduct& product);
 

@@ -62,11 +62,13 @@ struct WinogradShape {
     return shares_planes() ? input_plane() : rows_of(tiles_of_block()) * out_chunk + kBlock;
   }
   int64_t result_floats() const { return (shares_planes() ? 1 : products) * result_plane(); }
-  // Where a product is that short, the next one's input is split beside it.
-  bool splits_ahead() const { return split && out_padded <= 128; }
+  // Where products are that short, vector units have more to do than tiles: they split the next
+  // product's input meanwhile, and read the next block's patch, where one takes all channels.
+  bool works_beside() const { return split && out_padded <= 128; }
+  bool reads_beside() const { return works_beside() && in_padded == in_chunk && in_phases == 1; }
   int64_t of_amx_floats() const {  // a product's input as three bf16
     const int64_t one = split ? split_floats(depth() * rows_of(tiles_of_block())) : 0;
-    return splits_ahead() ? 2 * one : one;
+    return works_beside() ? 2 * one : one;
   }
   int64_t started_floats() const { return out_padded / kBlock; }
   int64_t slot_floats() const;

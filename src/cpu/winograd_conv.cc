@@ -12,15 +12,18 @@
 
 #ifndef CALOTYPE_CPU_WINOGRAD_CONV_ONCE
 #define CALOTYPE_CPU_WINOGRAD_CONV_ONCE
+#include <array>
 #include <functional>
 #include <optional>
+#include <span>
 
 namespace calotype::cpu {
 
 // Tiles [row, row + rows) x [column, column + columns) of a picture, one pass over them, and output
-// channels [first, end): one job.
+// channels [first, end).
 struct WinogradBlock {
   int64_t picture, row, rows, column, columns, pass, first, end;
+  BlockSums sums;
 };
 
 using Poll = std::function<void()>;  // throws to cancel
@@ -73,49 +76,81 @@ HWY_INLINE void read_block(const float* x, int64_t channel, int64_t channels,
   }
 }
 
-// Channels [channel, channel + count) of the pixels that the block's tiles read: pixel (r, c) of
-// the patch is (top + r * step, left + c * step) of x.
+// Reads channels [channel, channel + count) of the pixels that a block's tiles need: pixel (r, c)
+// of the patch is (top + r * step, left + c * step) of x.
 template <Reading kReading>
-void fill_patch(const WinogradJob& job, const WinogradBlock& b, int64_t top, int64_t left,
-                int64_t step, int64_t channel, int64_t count, float* patch) {
-  const ConvProblem& p = job.p;
-  const WinogradShape& s = job.s;
-  const NormPointers norm = {p.norm.mean(b.picture), p.norm.scale(b.picture),
-                             p.norm.shift(b.picture)};
-  const int64_t rows = b.rows * s.outputs + s.taps - 1;
-  const int64_t columns = b.columns * s.outputs + s.taps - 1;
-  const int64_t plane = s.patch_rows() * s.patch_columns() * kBlock;
-  const auto zero_pixel = [&](float* out) HWY_ATTR {
-    for (int64_t k = 0; k < count; k += kBlock) {
-      for (int64_t c = 0; c < kBlock; c += kLanes)
-        hn::StoreU(hn::Zero(d), d, out + k / kBlock * plane + c);
-    }
-  };
-  for (int64_t r = 0; r < rows; r++) {
-    float* out = patch + r * s.patch_columns() * kBlock;
-    const int64_t y = top + r * step;
-    if (y < 0 || y >= p.x.h) {
-      for (int64_t c = 0; c < columns; c++) zero_pixel(out + c * kBlock);
-      continue;
-    }
-    const float* row = p.x_row(b.picture, y);
-    const int64_t ahead = r + 1 < rows && y + step < p.x.h ? step * p.x.w * s.in : 0;
-    for (int64_t c = 0; c < columns; c++, out += kBlock) {
-      const int64_t x = left + c * step;
-      if (x < 0 || x >= p.x.w) {
-        zero_pixel(out);
-        continue;
-      }
-      const float* pixel = row + x * s.in;
-      if (ahead != 0) {
-        for (int64_t k = 0; k < count; k += kBlock) __builtin_prefetch(pixel + ahead + channel + k);
-      }
-      for (int64_t k = 0; k < count; k += kBlock) {
-        read_block<kReading>(pixel, channel + k, s.in, norm, out + k / kBlock * plane);
-      }
+class Patch {
+ public:
+  Patch(const WinogradJob& job, const WinogradBlock& b, int64_t top, int64_t left, int64_t step,
+        int64_t channel, int64_t count, float* out)
+      : p_(job.p),
+        s_(job.s),
+        norm_{job.p.norm.mean(b.picture), job.p.norm.scale(b.picture), job.p.norm.shift(b.picture)},
+        picture_(b.picture),
+        rows_(b.rows * s_.outputs + s_.taps - 1),
+        columns_(b.columns * s_.outputs + s_.taps - 1),
+        top_(top),
+        left_(left),
+        step_(step),
+        channel_(channel),
+        count_(count),
+        plane_(s_.patch_rows() * s_.patch_columns() * kBlock),
+        out_(out) {}
+
+  bool full() const { return row_ == rows_; }
+  void fill() {
+    while (!full()) {
+      begin_row();
+      for (int64_t c = 0; c < columns_; c++) read_pixel(c);
+      row_++;
     }
   }
-}
+  void fill_rest() {
+    while (column_ != 0) next_pixel();
+    fill();
+  }
+  void next_pixel() {
+    if (column_ == 0) begin_row();
+    read_pixel(column_);
+    if (++column_ < columns_) return;
+    column_ = 0;
+    row_++;
+  }
+
+ private:
+  void begin_row() {
+    const int64_t y = top_ + row_ * step_;
+    const bool inside = y >= 0 && y < p_.x.h;
+    from_ = inside ? p_.x_row(picture_, y) : nullptr;
+    ahead_ = row_ + 1 < rows_ && y + step_ < p_.x.h ? step_ * p_.x.w * s_.in : 0;
+  }
+  HWY_INLINE void read_pixel(int64_t column) {
+    float* out = out_ + (row_ * s_.patch_columns() + column) * kBlock;
+    const int64_t x = left_ + column * step_;
+    if (from_ == nullptr || x < 0 || x >= p_.x.w) {
+      for (int64_t k = 0; k < count_; k += kBlock, out += plane_) {
+        for (int64_t c = 0; c < kBlock; c += kLanes) hn::StoreU(hn::Zero(d), d, out + c);
+      }
+      return;
+    }
+    const float* pixel = from_ + x * s_.in;
+    if (ahead_ != 0) {
+      for (int64_t k = 0; k < count_; k += kBlock)
+        __builtin_prefetch(pixel + ahead_ + channel_ + k);
+    }
+    for (int64_t k = 0; k < count_; k += kBlock, out += plane_)
+      read_block<kReading>(pixel, channel_ + k, s_.in, norm_, out);
+  }
+
+  const ConvProblem& p_;
+  const WinogradShape& s_;
+  NormPointers norm_;
+  int64_t picture_, rows_, columns_, top_, left_, step_, channel_, count_, plane_;
+  float* out_;
+  int64_t row_ = 0, column_ = 0;  // of the next pixel
+  const float* from_ = nullptr;   // its row, or null
+  int64_t ahead_ = 0;             // to the row after
+};
 
 // Where a tile's first 16 of the depth are in a plane of the transformed input, and how far apart
 // each 16 are.
@@ -183,20 +218,34 @@ void transform_row(const WinogradShape& s, const TilePlaces& places, int64_t fir
   }
 }
 
-// Reads and transforms what the block multiplies.
+// Of phase `phase` of x.
+template <Reading kReading>
+Patch<kReading> patch_of(const WinogradJob& job, const WinogradBlock& b, int64_t phase,
+                         int64_t channel, const Scratch& scratch) {
+  const WinogradShape& s = job.s;
+  const int64_t row_phases[4] = {1, 0, 0, 1}, column_phases[4] = {0, 0, 1, 1};  // as depth_of
+  const bool down = s.in_phases > 1;
+  const int64_t step = down ? 2 : 1;
+  const int64_t top = b.row * s.outputs * step + (down ? row_phases[phase] : b.pass - 1);
+  const int64_t left = b.column * s.outputs * step + (down ? column_phases[phase] : -1);
+  const int64_t count = std::min(s.in_chunk, s.in_padded - channel);
+  return Patch<kReading>(job, b, top, left, step, channel, count, scratch.patch);
+}
+
+// Reads and transforms what the block multiplies. `begun`: its only patch, or none.
 template <class S, Reading kReading>
-void transform_input(const WinogradJob& job, const WinogradBlock& b, const Scratch& scratch) {
+void transform_input(const WinogradJob& job, const WinogradBlock& b, Patch<kReading>* begun,
+                     const Scratch& scratch) {
   const WinogradShape& s = job.s;
   const TilePlaces places(s, b.rows * b.columns);
-  const int64_t row_phases[4] = {1, 0, 0, 1}, column_phases[4] = {0, 0, 1, 1};  // as depth_of
   for (int64_t phase = 0; phase < s.in_phases; phase++) {
-    const bool down = s.in_phases > 1;
-    const int64_t step = down ? 2 : 1;
-    const int64_t top = b.row * s.outputs * step + (down ? row_phases[phase] : b.pass - 1);
-    const int64_t left = b.column * s.outputs * step + (down ? column_phases[phase] : -1);
     for (int64_t channel = 0; channel < s.in_padded; channel += s.in_chunk) {
+      if (begun != nullptr) {
+        begun->fill_rest();
+      } else {
+        patch_of<kReading>(job, b, phase, channel, scratch).fill();
+      }
       const int64_t count = std::min(s.in_chunk, s.in_padded - channel);
-      fill_patch<kReading>(job, b, top, left, step, channel, count, scratch.patch);
       for (int64_t k = 0; k < count; k += kBlock) {
         const float* plane =
             scratch.patch + k / kBlock * s.patch_rows() * s.patch_columns() * kBlock;
@@ -257,23 +306,50 @@ void multiply(const WinogradJob& job, const WinogradBlock& b, int64_t group, int
   }
 }
 
-// What is left of one product's input to be split. Only just before the product: what goes to it by
-// way of L3 is smaller as float32.
-void split_rest(SplitAhead& s) {
-  for (; s.done < s.all(); s.done++) {
-    const int64_t row = s.done % s.rows, step = s.done - row;
-    const float* from = s.from + (2 * step + row) * kBlock;
-    for (int64_t c = 0; c < kBlock; c += kLanes) {
-      store_split(split(hn::LoadU(d, from + c)), split(hn::LoadU(d, from + s.rows * kBlock + c)),
-                  s.rows * s.depth, s.a + s.done * 2 * kBlock + 2 * c);
+// One product's input, [depth / 16][row][16], as A of a SplitProduct. Only just before the product:
+// what goes to it by way of L3 is smaller as float32.
+class SplitInput {
+ public:
+  SplitInput(const float* from, int64_t rows, int64_t depth, uint16_t* a)
+      : from_(from), rows_(rows), depth_(depth), a_(a) {}
+  const uint16_t* a() const { return a_; }
+  HWY_INLINE void next(int64_t count) {
+    const int64_t end = std::min(done_ + count, rows_ * depth_ / (2 * kBlock));
+    for (; done_ < end; done_++) {
+      const int64_t row = done_ % rows_, step = done_ - row;
+      const float* from = from_ + (2 * step + row) * kBlock;
+      for (int64_t c = 0; c < kBlock; c += kLanes) {
+        store_split(split(hn::LoadU(d, from + c)), split(hn::LoadU(d, from + rows_ * kBlock + c)),
+                    rows_ * depth_, a_ + done_ * 2 * kBlock + 2 * c);
+      }
     }
   }
-}
+  void rest() { next(rows_ * depth_); }
+
+ private:
+  const float* from_;
+  int64_t rows_, depth_;
+  uint16_t* a_;
+  int64_t done_ = 0;  // of [depth / 32][row]
+};
+
+// What vector units do beside a product of tiles: the next product's input, the next block's patch.
+template <Reading kReading>
+struct Beside {
+  SplitInput* input;
+  Patch<kReading>* patch;
+  static void some(void* work) {
+    const Beside& me = *static_cast<Beside*>(work);
+    if (me.input != nullptr) me.input->next(3);
+    if (me.patch != nullptr && !me.patch->full()) me.patch->next_pixel();
+  }
+};
 
 // All products of the block's tiles with output channels [first, end) of a group, by tiles of AMX.
-template <class S>
+// `next`: the next block's patch, or null.
+template <class S, Reading kReading>
 void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t group, int64_t first,
-                    int64_t end, const Scratch& scratch, const Poll& poll) {
+                    int64_t end, Patch<kReading>* next, const Scratch& scratch, const Poll& poll) {
   const WinogradShape& s = job.s;
   auto* const of_amx = reinterpret_cast<uint16_t*>(scratch.of_amx);
   SplitProduct product;
@@ -285,24 +361,25 @@ void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t grou
   product.c_block_stride = product.rows * kBlock;
   constexpr int64_t kProducts = int64_t{S::kPoints} * S::kPoints;
   const auto input_of = [&](int64_t index) {
-    uint16_t* const a = of_amx + (s.splits_ahead() ? index % 2 * 3 * product.a_part : 0);
-    return SplitAhead{scratch.input + index * s.input_plane(), product.rows, s.depth(), a};
+    uint16_t* const a = of_amx + (s.works_beside() ? index % 2 * 3 * product.a_part : 0);
+    return SplitInput(scratch.input + index * s.input_plane(), product.rows, s.depth(), a);
   };
-  SplitAhead input[2] = {input_of(0), input_of(0)};  // of even and of odd products
+  SplitInput input = input_of(0), later = input;
+  Beside<kReading> beside = {nullptr, next};
+  product.work = &beside;
+  if (s.works_beside()) product.beside = beside.some;
   for (int64_t index = 0; index < kProducts; index++) {
+    input.rest();
+    product.a = input.a();
+    if (index + 1 < kProducts) later = input_of(index + 1);
+    beside.input = index + 1 < kProducts ? &later : nullptr;
     const float* weights = job.p.weights + index * s.weight_plane() + group * s.group_floats();
-    split_rest(input[index % 2]);
-    product.a = input[index % 2].a;
-    const int64_t next = index + 1;
-    if (next < kProducts) {
-      input[next % 2] = input_of(next);
-      if (s.splits_ahead()) product.ahead = &input[next % 2];
-    }
     for (int64_t n = first; n < end; n += 2 * kBlock) {
       product.b = reinterpret_cast<const uint16_t*>(weights + s.split_floats(n * s.depth()));
       product.c = scratch.results + index * s.result_plane() + (n - first) * product.rows;
       cpu::multiply(*job.amx, product);
     }
+    input = later;
     if (poll && index % S::kPoints == 0) poll();  // all of a block may take 50 ms
   }
 }
@@ -454,45 +531,56 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
   }
 }
 
+// Blocks one after the other. Where vector units work beside AMX, each one's patch is read during
+// the products of the one before.
 template <class S, Reading kReading>
-void run_block(const WinogradJob& job, const WinogradBlock& b, float* memory, const BlockSums& sums,
-               const Poll& poll) {
+void run_blocks(const WinogradJob& job, std::span<const WinogradBlock> blocks, float* memory,
+                const Poll& poll) {
   const WinogradShape& s = job.s;
   const Scratch scratch(s, memory);
-  std::fill_n(scratch.started, s.started_floats(), 0.0f);
-  transform_input<S, kReading>(job, b, scratch);
-  if (poll) poll();
-  for (int64_t phase = 0; phase < s.out_phases; phase++) {
-    const int64_t group = b.pass * s.out_phases + phase;
-    for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
-      const int64_t end = std::min(first + s.out_chunk, b.end);
-      if (s.split) {
-        multiply_split<S>(job, b, group, first, end, scratch, poll);
-      } else {
-        multiply<S>(job, b, group, first, end, scratch);
+  std::optional<Patch<kReading>> patch;  // begun
+  for (size_t i = 0; i < blocks.size(); i++) {
+    const WinogradBlock& b = blocks[i];
+    std::fill_n(scratch.started, s.started_floats(), 0.0f);
+    transform_input<S, kReading>(job, b, patch ? &*patch : nullptr, scratch);
+    patch.reset();
+    if (i + 1 < blocks.size() && s.reads_beside()) {
+      patch.emplace(patch_of<kReading>(job, blocks[i + 1], 0, 0, scratch));
+    }
+    if (poll) poll();
+    for (int64_t phase = 0; phase < s.out_phases; phase++) {
+      const int64_t group = b.pass * s.out_phases + phase;
+      for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
+        const int64_t end = std::min(first + s.out_chunk, b.end);
+        if (s.split) {
+          multiply_split<S, kReading>(job, b, group, first, end, patch ? &*patch : nullptr, scratch,
+                                      poll);
+        } else {
+          multiply<S>(job, b, group, first, end, scratch);
+        }
+        for (int64_t r = 0; r < b.rows; r++) {
+          write_row<S>(job, b, r, group, first, end, scratch, b.sums);
+        }
+        if (poll) poll();
       }
-      for (int64_t r = 0; r < b.rows; r++) {
-        write_row<S>(job, b, r, group, first, end, scratch, sums);
-      }
-      if (poll) poll();
     }
   }
   if (job.stream) hwy::FlushStream();
 }
 
-void WinogradBlockConv(const WinogradJob& job, const WinogradBlock& b, float* scratch,
-                       const BlockSums& sums, const Poll& poll) {
+void WinogradBlocks(const WinogradJob& job, std::span<const WinogradBlock> blocks, float* scratch,
+                    const Poll& poll) {
   const bool norm = !job.p.norm.empty();
   switch (job.s.tiles) {
     case Tiles::kF43:
-      return norm ? run_block<F43, Reading::kNormSilu>(job, b, scratch, sums, poll)
-                  : run_block<F43, Reading::kPlain>(job, b, scratch, sums, poll);
+      return norm ? run_blocks<F43, Reading::kNormSilu>(job, blocks, scratch, poll)
+                  : run_blocks<F43, Reading::kPlain>(job, blocks, scratch, poll);
     case Tiles::kF63:
-      return norm ? run_block<F63, Reading::kNormSilu>(job, b, scratch, sums, poll)
-                  : run_block<F63, Reading::kPlain>(job, b, scratch, sums, poll);
+      return norm ? run_blocks<F63, Reading::kNormSilu>(job, blocks, scratch, poll)
+                  : run_blocks<F63, Reading::kPlain>(job, blocks, scratch, poll);
     case Tiles::kF52:
-      return norm ? run_block<F52, Reading::kNormSilu>(job, b, scratch, sums, poll)
-                  : run_block<F52, Reading::kPlain>(job, b, scratch, sums, poll);
+      return norm ? run_blocks<F52, Reading::kNormSilu>(job, blocks, scratch, poll)
+                  : run_blocks<F52, Reading::kPlain>(job, blocks, scratch, poll);
   }
 }
 
@@ -504,7 +592,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace calotype::cpu {
 
-CALOTYPE_EXPORT(WinogradBlockConv);
+CALOTYPE_EXPORT(WinogradBlocks);
 
 namespace {
 
@@ -535,33 +623,45 @@ void winograd_conv(const Simd& simd, const ConvProblem& p, bool fast, Workspace&
   BandStats* stats = p.call.y_stats;
   if (stats != nullptr) work.sums.reset(units, p.y.c);
   const WinogradJob job{p, s, goes_past_caches(simd, p), s.split ? simd.amx : std::nullopt};
-  const auto block_conv = CALOTYPE_DISPATCH(WinogradBlockConv, simd);
+  const auto block_of = [&](int64_t index) {
+    const int64_t unit = index / splits, split = index % splits;
+    const int64_t band = first_band + unit / parts % bands;
+    WinogradBlock b;
+    b.picture = unit / parts / bands;
+    b.row = band * s.block_rows;
+    b.rows = std::min(s.block_rows, s.tile_rows - b.row);
+    b.column = unit % parts / s.passes * s.block_columns;
+    b.columns = std::min(s.block_columns, s.tile_columns - b.column);
+    b.pass = unit % s.passes;
+    b.first = round_up(s.out_padded * split / splits, 2 * kBlock);
+    b.end = std::min(round_up(s.out_padded * (split + 1) / splits, 2 * kBlock), s.out_padded);
+    b.sums = {};
+    if (stats != nullptr) {
+      b.sums = work.sums.at(unit);
+      if (split == 0) work.sums.set_count(unit, pixels_of(p, s, b));
+    }
+    return b;
+  };
+  // Blocks of a job: more where one prepares the next.
+  constexpr int64_t kMost = 8;
+  const int64_t all = units * splits;
+  const int64_t run =
+      s.reads_beside() ? std::clamp<int64_t>(units / (int64_t{8} * work.threads), 1, kMost) : 1;
+  const auto blocks_by = CALOTYPE_DISPATCH(WinogradBlocks, simd);
   ThreadPool::shared().parallel_for(
-      work.threads, units * splits,
-      [&](int64_t index, int slot) {
-        const int64_t unit = index / splits, split = index % splits;
-        const int64_t band = first_band + unit / parts % bands;
-        WinogradBlock b;
-        b.picture = unit / parts / bands;
-        b.row = band * s.block_rows;
-        b.rows = std::min(s.block_rows, s.tile_rows - b.row);
-        b.column = unit % parts / s.passes * s.block_columns;
-        b.columns = std::min(s.block_columns, s.tile_columns - b.column);
-        b.pass = unit % s.passes;
-        b.first = round_up(s.out_padded * split / splits, 2 * kBlock);
-        b.end = std::min(round_up(s.out_padded * (split + 1) / splits, 2 * kBlock), s.out_padded);
-        BlockSums sums = {};
-        if (stats != nullptr) {
-          sums = work.sums.at(unit);
-          if (split == 0) work.sums.set_count(unit, pixels_of(p, s, b));
-        }
+      work.threads, divide_up(all, run),
+      [&](int64_t job_index, int slot) {
+        std::array<WinogradBlock, kMost> blocks;
+        const int64_t first = job_index * run, count = std::min(run, all - first);
+        for (int64_t i = 0; i < count; i++) blocks[static_cast<size_t>(i)] = block_of(first + i);
         std::optional<AmxJob> tiles_of_amx;
         if (job.amx) tiles_of_amx.emplace(*job.amx);
         // Slot 0 is the calling thread's.
         const Poll poll = slot == 0 ? Poll([&] { stages.poll(); }) : Poll();
-        block_conv(job, b, work.slot(slot, s.slot_floats()), sums, poll);
+        blocks_by(job, std::span(blocks).first(static_cast<size_t>(count)),
+                  work.slot(slot, s.slot_floats()), poll);
       },
-      stages.next(1, units * splits));
+      stages.next(1, divide_up(all, run)));
   if (stats != nullptr) merge_sums(work.sums, p.y.c, parts, first_band, bands, *stats);
 }
 

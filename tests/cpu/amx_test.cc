@@ -119,7 +119,7 @@ TEST(CpuSplit, emulated_tiles_equal_the_reference_to_the_precision_of_float32) {
   }
 }
 
-// The widest blocks, which only large pictures have.
+// The widest blocks, and the most to a job, which only large pictures have.
 std::vector<ConvSpec> large_layers() {
   ConvSpec same, up, narrower, fewer;
   same.h = 203;
@@ -142,7 +142,12 @@ std::vector<ConvSpec> large_layers() {
   ConvSpec half = fewer;
   half.out = 64;
   half.residual = false;
-  return {same, up, narrower, fewer, half};
+  // Several blocks a job, each of which reads the next one's pixels.
+  ConvSpec narrow = fewer;
+  narrow.h = 181;
+  narrow.w = 230;
+  narrow.in = narrow.out = 64;
+  return {same, up, narrower, fewer, half, narrow};
 }
 
 TEST(CpuSplit, real_tiles_give_what_float32_units_do) {
