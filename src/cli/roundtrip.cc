@@ -34,6 +34,11 @@ struct Roundtrip {
   double encode_seconds = 0, decode_seconds = 0;
 };
 
+// How a part that does not need the whole machine is run: in a thread, where there may be two.
+std::launch beside(const RunArgs& run) {
+  return run.threads == 1 ? std::launch::deferred : std::launch::async;
+}
+
 Roundtrip run_roundtrip(const AutoencoderKL& model, const RoundtripArgs& args, const Tensor& image,
                         ProgressMeter& meter) {
   Tensor padded = padded_picture(image, model.config().spatial_factor());
@@ -42,8 +47,11 @@ Roundtrip run_roundtrip(const AutoencoderKL& model, const RoundtripArgs& args, c
   // A job counts its own input; the original waits for the comparison.
   decoding.held_bytes = 4 * image.size();
   encoding.held_bytes = padded.data() == image.data() ? 0 : decoding.held_bytes;
+  // Both before anything is computed: what does not fit is told at once.
+  auto planning = std::async(beside(args.run),
+                             [&] { return model.plan_decode(1, height, width, decoding).flop; });
   const double encode_flop = model.plan_encode(1, height, width, encoding).flop;
-  const double decode_flop = model.plan_decode(1, height, width, decoding).flop;
+  const double decode_flop = planning.get();
   const double share = encode_flop / (encode_flop + decode_flop);
   Roundtrip result;
   encoding.progress = meter.part(0, share);
@@ -107,9 +115,9 @@ class RoundtripJob {
     }
     check_finite(result.image, input, args_.model.name());
     // Compared while the files are compressed.
-    const auto when = args_.run.threads == 1 ? std::launch::deferred : std::launch::async;
-    auto comparing = std::async(
-        when, [&] { return std::pair(psnr(image, result.image), ssim(image, result.image)); });
+    auto comparing = std::async(beside(args_.run), [&] {
+      return std::pair(psnr(image, result.image), ssim(image, result.image));
+    });
     write(i, image, result.image);
     const auto [decibels, similarity] = comparing.get();
     ++count_;
