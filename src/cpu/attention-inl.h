@@ -48,27 +48,57 @@ void gather_panel(const AttentionShape& s, const float* x, int64_t first, int64_
 }
 
 // Scores of a chunk, [key][width], become weights exp2(score - maximum), column by column. `factor`
-// is what the sums so far are to be multiplied by.
-void softmax(float* scores, int64_t keys, int64_t width, float* maximum, float* sum,
-             float* factor) {
-  const V least = hn::Set(d, -126.0f);
-  for (int64_t j = 0; j < width; j += kLanes) {
-    const V before = hn::LoadU(d, maximum + j);
-    V most = before;
-    for (int64_t k = 0; k < keys; k++) most = hn::Max(most, hn::LoadU(d, scores + k * width + j));
-    V total = hn::Zero(d);
-    for (int64_t k = 0; k < keys; k++) {
-      float* score = scores + k * width + j;
-      const V weight = exp2_bounded(hn::Max(hn::Sub(hn::LoadU(d, score), most), least));
-      total = hn::Add(total, weight);
-      hn::StoreU(weight, d, score);
+// is what the sums so far are to be multiplied by. A few keys of kLanes columns a step.
+class Softmax {
+ public:
+  Softmax() = default;
+  Softmax(float* scores, int64_t keys, int64_t width, float* maximum, float* sum, float* factor)
+      : scores_(scores),
+        keys_(keys),
+        width_(width),
+        maximum_(maximum),
+        sum_(sum),
+        factor_(factor) {}
+
+  // False: all is done.
+  bool step() {
+    if (column_ == width_) return false;
+    if (key_ == 0) {
+      V most = hn::LoadU(d, maximum_ + column_);
+      for (int64_t k = 0; k < keys_; k++) most = hn::Max(most, hn::LoadU(d, score(k)));
+      hn::StoreU(weight_of(hn::LoadU(d, maximum_ + column_), most), d, factor_ + column_);
+      hn::StoreU(most, d, maximum_ + column_);
+      hn::StoreU(hn::Zero(d), d, total_);
     }
-    const V scale = exp2_bounded(hn::Max(hn::Sub(before, most), least));
-    hn::StoreU(most, d, maximum + j);
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + j), scale, total), d, sum + j);
-    hn::StoreU(scale, d, factor + j);
+    const V most = hn::LoadU(d, maximum_ + column_);
+    V total = hn::LoadU(d, total_);
+    for (const int64_t end = std::min(key_ + kKeysOfStep, keys_); key_ < end; key_++) {
+      const V weight = weight_of(hn::LoadU(d, score(key_)), most);
+      total = hn::Add(total, weight);
+      hn::StoreU(weight, d, score(key_));
+    }
+    hn::StoreU(total, d, total_);
+    if (key_ < keys_) return true;
+    const V before = hn::LoadU(d, sum_ + column_);
+    hn::StoreU(hn::MulAdd(before, hn::LoadU(d, factor_ + column_), total), d, sum_ + column_);
+    key_ = 0;
+    column_ += kLanes;
+    return true;
   }
-}
+
+ private:
+  static constexpr int64_t kKeysOfStep = 8;
+  HWY_INLINE static V weight_of(V score, V most) {
+    return exp2_bounded(hn::Max(hn::Sub(score, most), hn::Set(d, -126.0f)));
+  }
+  float* score(int64_t key) const { return scores_ + key * width_ + column_; }
+
+  float* scores_ = nullptr;
+  int64_t keys_ = 0, width_ = 0;
+  float *maximum_ = nullptr, *sum_ = nullptr, *factor_ = nullptr;
+  int64_t column_ = 0, key_ = 0;
+  float total_[kBlock];
+};
 
 // Column by column of [channel][kColumns].
 void scale_panel(const AttentionShape& s, const float* factor, float* panel) {

@@ -62,8 +62,10 @@ void attend_chunk(const AttentionShape& s, const float* x, int64_t keys, int64_t
   }
   for (int64_t panel = 0; panel < panels; panel++) {
     HWY_ALIGN float factor[kColumns];
-    softmax(scores + panel * keys * kColumns, keys, kColumns, maximum + panel * kColumns,
-            sum + panel * kColumns, factor);
+    Softmax softmax(scores + panel * keys * kColumns, keys, kColumns, maximum + panel * kColumns,
+                    sum + panel * kColumns, factor);
+    while (softmax.step()) {
+    }
     scale_panel(s, factor, sums_of_x + panel * panel_floats);
   }
   Product average;

@@ -19,6 +19,8 @@
 
 #ifndef CALOTYPE_CPU_ATTENTION_AMX_ONCE
 #define CALOTYPE_CPU_ATTENTION_AMX_ONCE
+#include <optional>
+
 namespace calotype::cpu {
 
 constexpr int64_t kPanel = 32;    // columns of a product of tiles, and its depth at a time
@@ -137,29 +139,56 @@ HWY_INLINE void transpose_pairs(const uint32_t* in, int64_t stride, uint32_t* ou
   }
 }
 
-// Weights of `keys` keys, [key][32 queries], of panel `panel`, as A of averages.
-void split_weights(const float* scores, int64_t keys, int64_t panel, const AmxScratch& scratch) {
-  const int64_t part = scratch.most_queries * keys;
-  HWY_ALIGN uint16_t pairs[AmxScratch::kParts][kBlock * kBlock * 2];
-  for (int64_t key = 0; key < keys; key += kPanel) {
-    for (int64_t first = 0; first < kPanel; first += kBlock) {
-      for (int64_t k = 0; k < kBlock; k++) {
-        const float* from = scores + (key + k) * kPanel + first;
-        for (int64_t c = 0; c < kBlock; c += kLanes) {
-          store_split(split_of_two(hn::LoadU(d, from + c)),
-                      split_of_two(hn::LoadU(d, from + kBlock * kPanel + c)), kBlock * kBlock * 2,
-                      pairs[0] + (k * kBlock + c) * 2);
-        }
-      }
-      uint16_t* out =
-          scratch.weights + (key / kPanel * scratch.most_queries + panel * kPanel + first) * kPanel;
-      for (int64_t p = 0; p < AmxScratch::kParts; p++) {
-        transpose_pairs(reinterpret_cast<const uint32_t*>(pairs[p]), kPanel / 2,
-                        reinterpret_cast<uint32_t*>(out + p * part));
+// Scores of `keys` keys, [key][32 queries], of panel `panel` become weights, and those A of
+// averages, step by step: while tiles make the scores of the next panel.
+class PanelWeights {
+ public:
+  PanelWeights(const AmxScratch& scratch, int64_t panel, int64_t keys)
+      : scores_(scratch.scores + panel * kAmxKeys * kPanel),
+        padded_(round_up(keys, kPanel)),
+        part_(scratch.most_queries * padded_),
+        step_(scratch.most_queries * kPanel),
+        out_(scratch.weights + panel * kPanel * kPanel),
+        softmax_(scores_, keys, kPanel, scratch.maximum + panel * kPanel,
+                 scratch.sum + panel * kPanel, scratch.factor + panel * kPanel) {
+    std::fill_n(scores_ + keys * kPanel, (padded_ - keys) * kPanel, 0.0f);
+  }
+  // False: all is done.
+  bool step() {
+    if (softmax_.step()) return true;
+    if (key_ == padded_) return false;
+    split_weights();
+    query_ = (query_ + kBlock) % kPanel;
+    if (query_ == 0) key_ += kPanel;
+    return true;
+  }
+  static void some(void* work) { static_cast<PanelWeights*>(work)->step(); }
+
+ private:
+  // Of 32 keys and 16 queries.
+  void split_weights() {
+    HWY_ALIGN uint16_t pairs[AmxScratch::kParts][kBlock * kBlock * 2];
+    for (int64_t k = 0; k < kBlock; k++) {
+      const float* from = scores_ + (key_ + k) * kPanel + query_;
+      for (int64_t c = 0; c < kBlock; c += kLanes) {
+        store_split(split_of_two(hn::LoadU(d, from + c)),
+                    split_of_two(hn::LoadU(d, from + kBlock * kPanel + c)), kBlock * kBlock * 2,
+                    pairs[0] + (k * kBlock + c) * 2);
       }
     }
+    uint16_t* out = out_ + key_ / kPanel * step_ + query_ * kPanel;
+    for (int64_t p = 0; p < AmxScratch::kParts; p++) {
+      transpose_pairs(reinterpret_cast<const uint32_t*>(pairs[p]), kPanel / 2,
+                      reinterpret_cast<uint32_t*>(out + p * part_));
+    }
   }
-}
+
+  float* scores_;
+  int64_t padded_, part_, step_;  // bf16 between parts, and between each 32 keys
+  uint16_t* out_;
+  Softmax softmax_;
+  int64_t key_ = 0, query_ = 0;  // to be split next
+};
 
 void scale_rows(const AttentionShape& s, int64_t panel, const AmxScratch& scratch) {
   for (int64_t query = panel * kPanel; query < (panel + 1) * kPanel; query++) {
@@ -185,17 +214,21 @@ void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64
   score.rows = padded;
   score.c_stride = kPanel;
   score.c_block_stride = kBlock;
-  for (int64_t panel = 0; panel < panels; panel++) {
-    float* scores = scratch.scores + panel * kAmxKeys * kPanel;
-    score.b = scratch.queries + panel * 3 * kPanel * s.padded;
-    score.c = scores;
-    multiply(a.unit, score);
-    const int64_t query = panel * kPanel;
-    softmax(scores, keys, kPanel, scratch.maximum + query, scratch.sum + query,
-            scratch.factor + query);
-    std::fill_n(scores + keys * kPanel, (padded - keys) * kPanel, 0.0f);
-    split_weights(scores, padded, panel, scratch);
-    scale_rows(s, panel, scratch);
+  std::optional<PanelWeights> before;
+  for (int64_t panel = 0; panel <= panels; panel++) {
+    if (panel < panels) {
+      score.b = scratch.queries + panel * 3 * kPanel * s.padded;
+      score.c = scratch.scores + panel * kAmxKeys * kPanel;
+      score.beside = before ? before->some : nullptr;
+      score.work = before ? &*before : nullptr;
+      multiply(a.unit, score);
+    }
+    if (before) {
+      while (before->step()) {
+      }
+      scale_rows(s, panel - 1, scratch);
+    }
+    if (panel < panels) before.emplace(scratch, panel, keys);
   }
   SplitProduct average;
   average.parts = AmxScratch::kParts;
