@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 
 import pytest
@@ -107,6 +109,14 @@ def test_it_starts_fast(calotype):
         calotype("info")
         times.append(time.perf_counter() - start)
     assert min(times) < 0.05
+
+
+@pytest.mark.without_sanitizers  # Highway's checks are compiled then
+@pytest.mark.skipif(sys.platform != "linux", reason="ldd is glibc's")
+def test_it_does_not_load_highway(calotype):
+    # Its library measures a clock as it is loaded, which takes half of the start.
+    loaded = subprocess.run(["ldd", calotype.path], text=True, check=True, capture_output=True).stdout
+    assert "libc.so" in loaded and "libhwy" not in loaded
 
 
 def test_half_a_model_can_do_half(calotype, latents, picture):
