@@ -55,7 +55,8 @@ void emulate(const SplitProduct& p) {
       float sum = p.accumulate ? c : 0;
       for (int64_t step = 0; step < p.depth / 32; step++) {
         for (const auto& [part, other] : kOrder) {
-          if (p.parts == 2 && (part + other >= kLow)) continue;
+          if (p.parts == 2 && part + other >= kLow) continue;
+          if (p.beside != nullptr && r % 32 == 0 && j == 0) p.beside(p.work);
           const uint16_t* a = p.a + part * p.a_part + step * p.a_step + r * 32;
           const uint16_t* b = p.b + step * split_panel(p.parts) +
                               (of_b(other, p.parts) * 2 + j / 16) * 512 + j % 16 * 2;

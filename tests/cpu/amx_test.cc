@@ -109,6 +109,14 @@ TEST(CpuSplit, emulated_tiles_equal_the_reference_to_the_precision_of_float32) {
     Random data(seed + i);
     expect_equal(Layer(s, data));
   }
+  // Two blocks a job of two threads: one reads the other's pixels.
+  ConvSpec several;
+  several.h = 130;
+  several.w = 121;
+  several.in = several.out = 32;
+  several.groups = several.out_groups = 8;
+  Random values(seed);
+  expect_equal(Layer(several, values));
   for (uint64_t i = 0; i < 10; i++) {
     AttentionSpec s = random_attention(random);
     s.channels = 32 * random.integer(1, 4);
