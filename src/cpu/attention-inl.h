@@ -51,7 +51,6 @@ void gather_panel(const AttentionShape& s, const float* x, int64_t first, int64_
 // is what the sums so far are to be multiplied by. A few keys of kLanes columns a step.
 class Softmax {
  public:
-  Softmax() = default;
   Softmax(float* scores, int64_t keys, int64_t width, float* maximum, float* sum, float* factor)
       : scores_(scores),
         keys_(keys),
@@ -93,9 +92,9 @@ class Softmax {
   }
   float* score(int64_t key) const { return scores_ + key * width_ + column_; }
 
-  float* scores_ = nullptr;
-  int64_t keys_ = 0, width_ = 0;
-  float *maximum_ = nullptr, *sum_ = nullptr, *factor_ = nullptr;
+  float* scores_;
+  int64_t keys_, width_;
+  float *maximum_, *sum_, *factor_;
   int64_t column_ = 0, key_ = 0;
   float total_[kBlock];
 };
