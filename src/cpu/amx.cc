@@ -124,16 +124,24 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_32(const Bf16Product&
   _tile_stored(3, c + kLower + 16, kCBytes);
 }
 
+// A part of the depth of a SplitProduct.
+struct SplitSlice {
+  const uint16_t *a, *b;
+  int64_t depth;
+  bool accumulate;
+};
+
 // Tiles 0 to 3: sums of 16 x 16, of which kRows / 16 * 2 are used; 4 and 5: rows of A, 6 and 7:
 // columns of B. A part that the next products need as well stays.
 template <int kRows, int kParts>
 __attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProduct& p,
+                                                                 const SplitSlice& slice,
                                                                  int64_t row) {
   constexpr bool kBoth = kRows == 32;
   const auto c_bytes = static_cast<size_t>(p.c_stride) * sizeof(float);
   float* c = p.c + row * p.c_stride;
   float* lower = c + 16 * p.c_stride;
-  if (p.accumulate) {
+  if (slice.accumulate) {
     _tile_loadd(0, c, c_bytes);
     _tile_loadd(1, c + p.c_block_stride, c_bytes);
     if (kBoth) {
@@ -146,8 +154,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProd
     _tile_zero(2);
     _tile_zero(3);
   }
-  const uint16_t* a = p.a + row * 32;
-  const uint16_t* b = p.b;
+  const uint16_t* a = slice.a + row * 32;
+  const uint16_t* b = slice.b;
   const auto load_a = [&](int64_t part) __attribute__((always_inline, target("amx-tile"))) {
     _tile_loadd(4, a + part * p.a_part, 64);
     if (kBoth) _tile_loadd(5, a + part * p.a_part + 512, 64);
@@ -166,7 +174,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_split(const SplitProd
       _tile_dpbf16ps(3, 5, 7);
     }
   };
-  for (int64_t k = 0; k < p.depth; k += 32, a += p.a_step, b += split_panel(kParts)) {
+  for (int64_t k = 0; k < slice.depth; k += 32, a += p.a_step, b += split_panel(kParts)) {
     if (kParts == 3) {
       load_a(kLow);
       load_b(kHigh);
@@ -236,15 +244,15 @@ namespace {
 template <int kParts>
 void multiply_rows(const SplitProduct& p) {
   constexpr int64_t kDepth = 128;  // 24 kB of B stay in L1 while all rows of A pass
-  SplitProduct part = p;
+  SplitSlice slice = {p.a, p.b, 0, p.accumulate};
   for (int64_t k = 0; k < p.depth; k += kDepth) {
-    part.depth = std::min(kDepth, p.depth - k);
+    slice.depth = std::min(kDepth, p.depth - k);
     int64_t row = 0;
-    for (; row + 32 <= p.rows; row += 32) multiply_split<32, kParts>(part, row);
-    if (row < p.rows) multiply_split<16, kParts>(part, row);
-    part.accumulate = true;
-    part.a += kDepth / 32 * p.a_step;
-    part.b += kDepth / 32 * split_panel(kParts);
+    for (; row + 32 <= p.rows; row += 32) multiply_split<32, kParts>(p, slice, row);
+    if (row < p.rows) multiply_split<16, kParts>(p, slice, row);
+    slice.accumulate = true;
+    slice.a += kDepth / 32 * p.a_step;
+    slice.b += kDepth / 32 * split_panel(kParts);
   }
 }
 

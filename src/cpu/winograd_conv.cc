@@ -130,23 +130,24 @@ void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t grou
     uint16_t* const a = of_amx + (s.works_beside() ? index % 2 * 3 * product.a_part : 0);
     return SplitInput(scratch.input + index * s.input_plane(), product.rows, s.depth(), a);
   };
-  SplitInput input = input_of(0), later = input;
+  std::array<SplitInput, 2> inputs = {input_of(0), input_of(1)};
   Beside<kReading> beside = {nullptr, next};
   product.work = &beside;
   if (s.works_beside()) product.beside = beside.some;
   for (int64_t index = 0; index < kProducts; index++) {
+    SplitInput& input = inputs[index % 2];
     input.rest();
     product.a = input.a();
-    if (index + 1 < kProducts) later = input_of(index + 1);
-    beside.input = index + 1 < kProducts ? &later : nullptr;
+    beside.input = index + 1 < kProducts ? &inputs[(index + 1) % 2] : nullptr;
     const float* weights = job.p.weights + index * s.weight_plane() + group * s.group_floats();
     for (int64_t n = first; n < end; n += 2 * kBlock) {
       product.b = reinterpret_cast<const uint16_t*>(weights + s.split_floats(n * s.depth()));
       product.c = scratch.results + index * s.result_plane() + (n - first) * product.rows;
       cpu::multiply(*job.amx, product);
     }
-    input = later;
-    if (poll && index % S::kPoints == 0) poll();  // all of a block may take 50 ms
+    if (index + 2 < kProducts) input = input_of(index + 2);
+    // All of a block may take 50 ms.
+    if (poll && !s.works_beside() && index % S::kPoints == 0) poll();
   }
 }
 
@@ -253,6 +254,7 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
   float* y = p.y_row(b.picture, row);
   const float* residual_row = residual ? p.residual_row(b.picture, row) : nullptr;
   const int64_t block_floats = s.rows_of(b.rows * b.columns) * kBlock;  // of 16 channels
+  const int64_t plane = s.result_plane();
   for (int64_t tile = 0; tile < b.columns; tile++) {
     const int64_t column = (b.column + tile) * S::kOutputs * step - group % s.out_phases;
     t.first_column = column < 0 ? 1 : 0;
@@ -272,13 +274,14 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
           }
         }
       }
-      // The results of 36 planes lie in as many places: no hardware prefetcher follows so many.
-      {
+      // The results of 36 planes lie in as many places: no hardware prefetcher follows so many. By
+      // AMX it takes longer to ask for them than to wait.
+      if (!s.split) {
         const float* next = n + kBlock < end
                                 ? results + block_floats
                                 : scratch.results + (tile_row * b.columns + tile + 1) * kBlock;
         for (int i = 0; i < S::kPoints * S::kPoints; i++)
-          __builtin_prefetch(next + i * s.result_plane(), 0, 3);
+          __builtin_prefetch(next + i * plane, 0, 3);
       }
       t.channels = std::min(kBlock, p.y.c - n);
       t.bias = p.bias + n;
@@ -287,11 +290,11 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
         t.started = scratch.started + n / kBlock;
       }
       if (!whole_tile || t.channels < kBlock) {
-        write_tile<S, false, false>(results, s.result_plane(), t);
+        write_tile<S, false, false>(results, plane, t);
       } else if (job.stream) {
-        write_tile<S, true, true>(results, s.result_plane(), t);
+        write_tile<S, true, true>(results, plane, t);
       } else {
-        write_tile<S, true, false>(results, s.result_plane(), t);
+        write_tile<S, true, false>(results, plane, t);
       }
     }
   }
@@ -313,7 +316,7 @@ void run_blocks(const WinogradJob& job, std::span<const WinogradBlock> blocks, f
     if (i + 1 < blocks.size() && s.reads_beside()) {
       patch.emplace(patch_of<kReading>(job, blocks[i + 1], 0, 0, scratch));
     }
-    if (poll) poll();
+    if (poll && !s.works_beside()) poll();
     for (int64_t phase = 0; phase < s.out_phases; phase++) {
       const int64_t group = b.pass * s.out_phases + phase;
       for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
