@@ -274,15 +274,6 @@ void write_row(const WinogradJob& job, const WinogradBlock& b, int64_t tile_row,
           }
         }
       }
-      // The results of 36 planes lie in as many places: no hardware prefetcher follows so many. By
-      // AMX it takes longer to ask for them than to wait.
-      if (!s.split) {
-        const float* next = n + kBlock < end
-                                ? results + block_floats
-                                : scratch.results + (tile_row * b.columns + tile + 1) * kBlock;
-        for (int i = 0; i < S::kPoints * S::kPoints; i++)
-          __builtin_prefetch(next + i * plane, 0, 3);
-      }
       t.channels = std::min(kBlock, p.y.c - n);
       t.bias = p.bias + n;
       if (sums.shift != nullptr) {
