@@ -2,7 +2,7 @@
 //
 // Scores are [key][query]: keys times queries. Averages are [query][channel]: weights times keys.
 // Both as x lies in memory, so that of all operands only the weights are transposed, the smallest.
-// A chunk of keys is split once for both.
+// A chunk of keys is split once for both, during the averages of the chunk before.
 //
 // Averages are of two bf16 each: an error of 2^-17 of a weight or a value, one of thousands that
 // are summed, is an error of as much of the average. An error of a score would be one of its
@@ -28,7 +28,7 @@ constexpr int64_t kAmxKeys = 96;  // of a chunk: a fifth of kKeys
 static_assert(kKeys % kAmxKeys == 0 && kAmxKeys % kPanel == 0 && kAmxQueries % kPanel == 0 &&
               kAmxQueriesOfFew % kPanel == 0);
 
-// A thread's scratch: at 512 channels 1.9 MB, in an L2 of two.
+// A thread's scratch: at 512 channels 2.0 MB, in an L2 of two.
 struct AmxScratch {
   AmxScratch(const AttentionShape& s, float* memory)
       : most_queries(s.amx_queries()),
@@ -43,7 +43,7 @@ struct AmxScratch {
         queries(bf16(factor + most_queries)),
         weights(queries + 3 * most_queries * s.padded),
         keys(weights + kParts * most_queries * kAmxKeys),
-        values(keys + 3 * kAmxKeys * s.padded) {}
+        values{keys + 3 * kAmxKeys * s.padded, keys + (3 + kParts) * kAmxKeys * s.padded} {}
   static constexpr int64_t kParts = 2;  // of weights and values
   static uint16_t* bf16(float* p) { return reinterpret_cast<uint16_t*>(p); }
 
@@ -53,10 +53,10 @@ struct AmxScratch {
   float* averages;         // [query][channel], sums until the end
   float* scores;           // [query / 32][key][query % 32]
   float *maximum, *sum, *factor;
-  uint16_t* queries;  // B of scores, [query / 32]
-  uint16_t* weights;  // A of averages
-  uint16_t* keys;     // A of scores
-  uint16_t* values;   // B of averages, [channel / 32]
+  uint16_t* queries;    // B of scores, [query / 32]
+  uint16_t* weights;    // A of averages
+  uint16_t* keys;       // A of scores
+  uint16_t* values[2];  // B of averages, [channel / 32], of a chunk and of the next
 };
 
 struct AmxAttention {
@@ -76,41 +76,63 @@ HWY_BEFORE_NAMESPACE();
 namespace calotype::cpu {
 namespace HWY_NAMESPACE {
 
-// Keys [0, keys) at `x`, and zeros up to `padded` of them, as A of scores and as B of averages.
-void split_keys(const AttentionShape& s, const float* x, int64_t keys, int64_t padded,
-                const AmxScratch& scratch) {
-  const int64_t part = s.padded * padded;
-  uint16_t* of_keys = scratch.keys;
-  uint16_t* of_values = scratch.values;
-  for (int64_t block = 0; block < s.blocks; block += 2) {
-    for (int64_t first = 0; first < padded; first += kPanel) {
-      for (int64_t key = first; key < first + kBlock; key++) {
-        const float* from = x + block * s.plane + key * kBlock;
-        for (int64_t of_block = 0; of_block < 2; of_block++) {  // of the blocks that come next
-          __builtin_prefetch(from + (2 + of_block) * s.plane);
-          __builtin_prefetch(from + (2 + of_block) * s.plane + kBlock * kBlock);
-        }
-        for (int64_t c = 0; c < kBlock; c += kLanes) {
-          const auto at = [&](int64_t later, int64_t of_block) HWY_ATTR {
-            const float* value = from + of_block * s.plane + later * kBlock + c;
-            return key + later < keys ? hn::LoadU(d, value) : hn::Zero(d);
-          };
-          const V early[2] = {at(0, 0), at(0, 1)}, late[2] = {at(kBlock, 0), at(kBlock, 1)};
-          store_split(split(early[0]), split(early[1]), part, of_keys + 2 * c);
-          store_split(split(late[0]), split(late[1]), part, of_keys + kBlock * kPanel + 2 * c);
-          for (int64_t of_block = 0; of_block < 2; of_block++) {
-            store_split_of_b(split_of_two(early[of_block]), split_of_two(late[of_block]),
-                             of_values + of_block * kBlock * kPanel + 2 * c);
-          }
-        }
-        of_keys += kPanel;
-        of_values += kPanel;
-      }
-      of_keys += kBlock * kPanel;
-      of_values += split_panel(AmxScratch::kParts) - kBlock * kPanel;
+// Keys [0, keys) at `x`, and zeros up to whole panels, become A of scores and B of averages, step
+// by step: while tiles make the averages of the chunk before.
+class SplitKeys {
+ public:
+  SplitKeys(const AttentionShape& s, const float* x, int64_t keys, uint16_t* of_keys,
+            uint16_t* of_values)
+      : x_(x),
+        plane_(s.plane),
+        pairs_(s.blocks / 2),
+        keys_(keys),
+        padded_(round_up(keys, kPanel)),
+        part_(s.padded * padded_),
+        of_keys_(of_keys),
+        of_values_(of_values) {}
+  int64_t keys() const { return keys_; }
+  int64_t padded() const { return padded_; }
+
+  // A key and the sixteenth after it, 32 channels of both. False: all is done.
+  bool step() {
+    if (pair_ == pairs_) return false;
+    const float* from = x_ + 2 * pair_ * plane_ + key_ * kBlock;
+    for (int64_t block = 2; block < 4; block++) {  // of the channels that come next
+      __builtin_prefetch(from + block * plane_);
+      __builtin_prefetch(from + block * plane_ + kBlock * kBlock);
     }
+    uint16_t* const to_keys = of_keys_ + (pair_ * padded_ + key_) * kPanel;
+    uint16_t* const to_values =
+        of_values_ + (pair_ * padded_ + key_ / kPanel * kPanel) * AmxScratch::kParts * kPanel +
+        key_ % kPanel * kPanel;
+    for (int64_t c = 0; c < kBlock; c += kLanes) {
+      const auto at = [&](int64_t later, int64_t block) HWY_ATTR {
+        const float* value = from + block * plane_ + later * kBlock + c;
+        return key_ + later < keys_ ? hn::LoadU(d, value) : hn::Zero(d);
+      };
+      const V early[2] = {at(0, 0), at(0, 1)}, late[2] = {at(kBlock, 0), at(kBlock, 1)};
+      store_split(split(early[0]), split(early[1]), part_, to_keys + 2 * c);
+      store_split(split(late[0]), split(late[1]), part_, to_keys + kBlock * kPanel + 2 * c);
+      for (int64_t block = 0; block < 2; block++) {
+        store_split_of_b(split_of_two(early[block]), split_of_two(late[block]),
+                         to_values + block * kBlock * kPanel + 2 * c);
+      }
+    }
+    key_++;
+    if (key_ % kBlock == 0) key_ += kBlock;
+    if (key_ < padded_) return true;
+    key_ = 0;
+    pair_++;
+    return true;
   }
-}
+  static void some(void* work) { static_cast<SplitKeys*>(work)->step(); }
+
+ private:
+  const float* x_;
+  int64_t plane_, pairs_, keys_, padded_, part_;  // bf16 between parts
+  uint16_t *of_keys_, *of_values_;
+  int64_t pair_ = 0, key_ = 0;  // of the next step
+};
 
 // Sixteen rows of sixteen pairs to columns, 16 pairs apart; those to rows `stride` pairs apart.
 HWY_INLINE void transpose_pairs(const uint32_t* in, int64_t stride, uint32_t* out) {
@@ -200,18 +222,16 @@ void scale_rows(const AttentionShape& s, int64_t panel, const AmxScratch& scratc
   }
 }
 
-// One chunk of keys for all panels of queries.
-void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64_t panels,
-                      const AmxScratch& scratch) {
+// Weights of a chunk of keys, which are split, for all panels of queries.
+void make_weights(const AmxAttention& a, const SplitKeys& chunk, int64_t panels,
+                  const AmxScratch& scratch) {
   const AttentionShape& s = a.s;
-  const int64_t padded = round_up(keys, kPanel);
-  split_keys(s, x, keys, padded, scratch);
   SplitProduct score;
   score.a = scratch.keys;
-  score.a_part = s.padded * padded;
-  score.a_step = padded * kPanel;
+  score.a_part = s.padded * chunk.padded();
+  score.a_step = chunk.padded() * kPanel;
   score.depth = s.padded;
-  score.rows = padded;
+  score.rows = chunk.padded();
   score.c_stride = kPanel;
   score.c_block_stride = kBlock;
   std::optional<PanelWeights> before;
@@ -228,8 +248,15 @@ void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64
       }
       scale_rows(s, panel - 1, scratch);
     }
-    if (panel < panels) before.emplace(scratch, panel, keys);
+    if (panel < panels) before.emplace(scratch, panel, chunk.keys());
   }
+}
+
+// Adds a chunk's values, `padded` of them by their weights, to the averages. `next`: the chunk that
+// is split meanwhile, or null.
+void add_averages(const AmxAttention& a, int64_t padded, const uint16_t* values, int64_t panels,
+                  SplitKeys* next, const AmxScratch& scratch) {
+  const AttentionShape& s = a.s;
   SplitProduct average;
   average.parts = AmxScratch::kParts;
   average.a = scratch.weights;
@@ -240,8 +267,10 @@ void attend_amx_chunk(const AmxAttention& a, const float* x, int64_t keys, int64
   average.c_stride = scratch.average_stride;
   average.c_block_stride = kBlock;
   average.accumulate = true;
+  average.beside = next != nullptr ? next->some : nullptr;
+  average.work = next;
   for (int64_t c = 0; c < s.padded; c += kPanel) {
-    average.b = scratch.values + AmxScratch::kParts * c * padded;
+    average.b = values + AmxScratch::kParts * c * padded;
     average.c = scratch.averages + c;
     multiply(a.unit, average);
   }
@@ -269,10 +298,22 @@ void AmxAttentionBlockRun(const AmxAttention& a, float* memory) {
   std::fill_n(scratch.averages, panels * kPanel * scratch.average_stride, 0.0f);
   std::fill_n(scratch.maximum, scratch.most_queries, -1e30f);
   std::fill_n(scratch.sum, scratch.most_queries, 0.0f);
+  const auto chunk_at = [&](int64_t key) {
+    const float* x = a.x + key / kKeys * s.blocks * s.plane + key % kKeys * kBlock;
+    return SplitKeys(s, x, std::min(kAmxKeys, s.tokens - key), scratch.keys,
+                     scratch.values[key / kAmxKeys % 2]);
+  };
+  SplitKeys chunk = chunk_at(0);
   for (int64_t key = 0; key < s.tokens; key += kAmxKeys) {
     if (key % kKeys == 0 && !a.proceed()) return;
-    const float* x = a.x + key / kKeys * s.blocks * s.plane + key % kKeys * kBlock;
-    attend_amx_chunk(a, x, std::min(kAmxKeys, s.tokens - key), panels, scratch);
+    while (chunk.step()) {
+    }
+    make_weights(a, chunk, panels, scratch);
+    const int64_t padded = chunk.padded();
+    const bool last = key + kAmxKeys >= s.tokens;
+    if (!last) chunk = chunk_at(key + kAmxKeys);
+    add_averages(a, padded, scratch.values[key / kAmxKeys % 2], panels, last ? nullptr : &chunk,
+                 scratch);
   }
   for (int64_t panel = 0; panel * kColumns < a.b.queries; panel++) {
     float* sum = scratch.sum + panel * kColumns;
@@ -302,8 +343,8 @@ bool attention_takes_amx(const Simd& simd, Extent x) {
 
 int64_t amx_attention_floats(const AttentionShape& s) {
   const int64_t queries = s.amx_queries();
-  const int64_t bf16 =
-      3 * (queries + kAmxKeys) * s.padded + AmxScratch::kParts * kAmxKeys * (queries + s.padded);
+  const int64_t bf16 = 3 * (queries + kAmxKeys) * s.padded +
+                       AmxScratch::kParts * kAmxKeys * (queries + 2 * s.padded);
   return 2 * kPanel * s.padded + queries * (s.padded + kBlock + kAmxKeys + 3) + bf16 / 2;
 }
 
