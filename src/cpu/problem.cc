@@ -37,11 +37,14 @@ void ChannelSums::merge_into(int64_t unit, int64_t channels, std::span<GroupStat
   const auto count = static_cast<double>(counts_[static_cast<size_t>(unit)]);
   if (count == 0) return;
   const int64_t per_group = channels / static_cast<int64_t>(groups.size());
+  const double of_one = 1 / count;
   const BlockSums at = this->at(unit);
-  for (int64_t c = 0; c < channels; c++) {
-    const double sum = at.sum[c], sum_of_squares = at.square[c];
-    const GroupStats channel{count, at.shift[c] + sum / count, sum_of_squares - sum * sum / count};
-    groups[static_cast<size_t>(c / per_group)].merge(channel);
+  int64_t c = 0;
+  for (GroupStats& group : groups) {
+    for (const int64_t end = c + per_group; c < end; c++) {
+      const double sum = at.sum[c], mean = sum * of_one;  // about the shift
+      group.merge({count, at.shift[c] + mean, at.square[c] - sum * mean});
+    }
   }
 }
 

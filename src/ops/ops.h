@@ -23,8 +23,9 @@ struct GroupStats {
   void merge(const GroupStats& other) {
     if (other.count == 0) return;
     const double total = count + other.count, delta = other.mean - mean;
-    mean += delta * other.count / total;
-    m2 += other.m2 + delta * delta * count * other.count / total;
+    const double share = other.count / total;
+    mean += delta * share;
+    m2 += other.m2 + delta * delta * count * share;
     count = total;
   }
 };
