@@ -59,8 +59,8 @@ struct SplitProduct {
   float* c = nullptr;           // (r, j) at c[r * c_stride + j / 16 * c_block_stride + j % 16]
   int64_t c_stride = 0, c_block_stride = 0;
   bool accumulate = false;  // add to what C holds
-  // For the vector units, which are free meanwhile: called with every four multiplications of
-  // tiles, that is every 64 cycles, or never.
+  // For the vector unit that is free meanwhile (of two: tiles take the other's port): called with
+  // every four multiplications of tiles, that is every 64 cycles, or never.
   void (*beside)(void* work) = nullptr;
   void* work = nullptr;
 };
