@@ -130,7 +130,7 @@ void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t grou
     uint16_t* const a = of_amx + (s.works_beside() ? index % 2 * 3 * product.a_part : 0);
     return SplitInput(scratch.input + index * s.input_plane(), product.rows, s.depth(), a);
   };
-  std::array<SplitInput, 2> inputs = {input_of(0), input_of(1)};
+  SplitInput inputs[2] = {input_of(0), input_of(1)};
   Beside<kReading> beside = {nullptr, next};
   product.work = &beside;
   if (s.works_beside()) product.beside = beside.some;
