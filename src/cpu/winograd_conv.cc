@@ -146,8 +146,7 @@ void multiply_split(const WinogradJob& job, const WinogradBlock& b, int64_t grou
       cpu::multiply(*job.amx, product);
     }
     if (index + 2 < kProducts) input = input_of(index + 2);
-    // All of a block may take 50 ms.
-    if (poll && !s.works_beside() && index % S::kPoints == 0) poll();
+    if (poll && index % S::kPoints == 0) poll();
   }
 }
 
@@ -298,6 +297,8 @@ void run_blocks(const WinogradJob& job, std::span<const WinogradBlock> blocks, f
                 const Poll& poll) {
   const WinogradShape& s = job.s;
   const Scratch scratch(s, memory);
+  // A block may take 50 ms; where vector units work beside tiles, less than one.
+  const Poll within = s.works_beside() ? Poll() : poll;
   std::optional<Patch<kReading>> patch;  // begun
   for (size_t i = 0; i < blocks.size(); i++) {
     const WinogradBlock& b = blocks[i];
@@ -307,14 +308,14 @@ void run_blocks(const WinogradJob& job, std::span<const WinogradBlock> blocks, f
     if (i + 1 < blocks.size() && s.reads_beside()) {
       patch.emplace(patch_of<kReading>(job, blocks[i + 1], 0, 0, scratch));
     }
-    if (poll && !s.works_beside()) poll();
+    if (within) within();
     for (int64_t phase = 0; phase < s.out_phases; phase++) {
       const int64_t group = b.pass * s.out_phases + phase;
       for (int64_t first = b.first; first < b.end; first += s.out_chunk) {
         const int64_t end = std::min(first + s.out_chunk, b.end);
         if (s.split) {
           multiply_split<S, kReading>(job, b, group, first, end, patch ? &*patch : nullptr, scratch,
-                                      poll);
+                                      within);
         } else {
           multiply<S>(job, b, group, first, end, scratch);
         }
